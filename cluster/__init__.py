@@ -1,0 +1,1 @@
+"""Ray itself: where it runs, how jobs reach it."""

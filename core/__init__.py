@@ -1,0 +1,1 @@
+"""The ground floor: typed config, storage, run directories, reports. Knows no Ray and no stage."""

@@ -1,0 +1,60 @@
+"""Hugging Face checkpoints on disk: opened offline, refused with one line when they are not one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from core.errors import UserError
+
+
+def check(path: str | Path) -> dict[str, Any]:
+    """The checkpoint's `config.json`. Raises UserError when `path` is no checkpoint directory."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such checkpoint directory")
+    config = path / "config.json"
+    if not config.is_file():
+        adapter = (
+            " (it is a PEFT adapter: merge it into its base first)" if (path / "adapter_config.json").is_file() else ""
+        )
+        raise UserError(f"{path}: not a checkpoint, config.json is missing{adapter}")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(f"{path}: not a checkpoint, it holds no *.safetensors")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{config}: not readable as JSON: {error}") from None
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise UserError(f"{config}: names no model_type, so nothing knows how to build the model")
+    return content
+
+
+def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal language model in evaluation mode. Raises UserError when the directory is no usable checkpoint."""
+    check(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: the checkpoint does not load: {str(error).splitlines()[0]}") from None
+    model.eval()
+    return model
+
+
+def load_config(path: str | Path) -> Any:
+    """The model's configuration alone."""
+    check(path)
+    return AutoConfig.from_pretrained(path, local_files_only=True)
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint or of a token artifact's `tokenizer/`. Raises UserError when there is none."""
+    path = Path(path)
+    if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
+        raise UserError(f"{path}: holds no tokenizer (tokenizer.json is missing)")
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: the tokenizer does not load: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,184 @@
+"""Run directories: opened once, resumed when the same work was interrupted, committed by a manifest written last."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core import manifest, progress, storage
+from core.config import StageConfig
+from core.errors import UserError
+from core.manifest import FileDigest, Manifest
+from core.report import Report
+
+_STATE = "run.json"
+_LOCK = "run.lock"
+_LOG = "run.log"
+_OWN_FILES = {manifest.NAME, _STATE, _LOCK, _LOG, "report.html"}
+
+
+class Run:
+    """One execution of a stage in its run directory.
+
+    `directory` is a local folder; everything a stage writes lies below it. `resumed` says that an earlier run with
+    the same identity (configuration, input digests, schema version) was interrupted and left its shards here.
+    """
+
+    def __init__(self, stage: str, schema_version: int, config: StageConfig) -> None:
+        if storage.is_remote(config.output):
+            raise UserError(f"output: {config.output}: a run directory must be a local or mounted folder")
+        self.stage = stage
+        self.schema_version = schema_version
+        self.config = config
+        self.directory = Path(config.output)
+        self.inputs = [digest for path in config.input_paths() for digest in manifest.digest_input(path)]
+        self.identity = self._identity()
+        self.log = logging.getLogger(f"raymill.{stage}")
+        self.timings: dict[str, float] = {}
+        self.resumed = False
+        self._started = time.monotonic()
+        self._lock: int | None = None
+        self._log_handler: logging.Handler | None = None
+
+    def _identity(self) -> str:
+        described = {
+            "stage": self.stage,
+            "schema_version": self.schema_version,
+            "config": self.config.identity(),
+            "inputs": [entry.model_dump() for entry in self.inputs],
+        }
+        return storage.digest_bytes([json.dumps(described, sort_keys=True, default=str).encode()])
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def up_to_date(self) -> Manifest | None:
+        """The manifest when this very work is already done and its files are there, else None."""
+        found = manifest.read(self.directory)
+        if found is None or found.identity != self.identity:
+            return None
+        return found if all(self.path(output.path).is_file() for output in found.outputs) else None
+
+    def __enter__(self) -> "Run":
+        self._claim()
+        self._prepare()
+        self._log_handler = logging.FileHandler(self.path(_LOG), encoding="utf-8")
+        self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.log.addHandler(self._log_handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log_handler is not None:
+            self.log.removeHandler(self._log_handler)
+            self._log_handler.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _claim(self) -> None:
+        """Take the directory's lock; the kernel frees it when this process dies, however it dies."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"output: {self.directory} is a file; name a folder")
+        if self.directory.is_dir() and any(self.directory.iterdir()) and not self._is_run_directory():
+            raise UserError(f"output: {self.directory} holds files that no run wrote; name an empty or new folder")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path(_LOCK), os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise UserError(f"output: {self.directory} is in use by another run; wait for it or stop it") from None
+
+    def _is_run_directory(self) -> bool:
+        return any(self.path(name).exists() for name in (_STATE, manifest.NAME, _LOCK))
+
+    def _prepare(self) -> None:
+        """Keep what an interrupted run of the same identity left; clear what another one left."""
+        state = self.path(_STATE)
+        try:
+            left = json.loads(state.read_text(encoding="utf-8"))["identity"] if state.exists() else None
+        except (ValueError, KeyError):
+            left = None
+        if left == self.identity:
+            self.resumed = not self.path(manifest.NAME).exists()
+            self.path(manifest.NAME).unlink(missing_ok=True)
+            return
+        for entry in self.directory.iterdir():
+            if entry.name == _LOCK:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        storage.write_atomic(state, json.dumps({"stage": self.stage, "identity": self.identity}) + "\n")
+
+    # --- during -------------------------------------------------------------------------------------------------
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run directory."""
+        return self.directory.joinpath(*parts)
+
+    def folder(self, *parts: str) -> Path:
+        """A folder inside the run directory, made when missing."""
+        folder = self.path(*parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to `timings[name]`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - began, 3)
+
+    def progress(self, description: str, total: float | None = None, unit: str = "") -> "progress.Progress":
+        """A context manager with `.advance(n, **facts)`: a live bar on a terminal, plain lines in a log."""
+        return progress.Progress(self.log, description, total, unit)
+
+    # --- end ----------------------------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        counts: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
+        report: Report | None = None,
+    ) -> Manifest:
+        """Write the report, digest every output, write the manifest. After this the artifact exists."""
+        if report is not None:
+            storage.write_atomic(self.path("report.html"), report.render())
+        self.timings["total"] = round(time.monotonic() - self._started, 3)
+        committed = Manifest(
+            stage=self.stage,
+            schema_version=self.schema_version,
+            identity=self.identity,
+            config=self.config.model_dump(mode="json"),
+            inputs=self.inputs,
+            outputs=self._outputs(),
+            counts=counts or {},
+            metrics=metrics or {},
+            timings=self.timings,
+            versions=manifest.versions(),
+            seed=self.config.seed,
+        )
+        storage.write_atomic(self.path(manifest.NAME), committed.model_dump_json(indent=2) + "\n")
+        return committed
+
+    def _outputs(self) -> list[FileDigest]:
+        """Every file below the directory but the run's own and hidden ones; names with a leading dot are scratch."""
+        outputs = []
+        for path in sorted(self.directory.rglob("*")):
+            relative = path.relative_to(self.directory)
+            if not path.is_file() or any(part.startswith(".") for part in relative.parts):
+                continue
+            if len(relative.parts) == 1 and relative.name in _OWN_FILES:
+                continue
+            outputs.append(FileDigest(path=str(relative), digest=storage.digest_file(str(path))))
+        return outputs

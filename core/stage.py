@@ -1,0 +1,38 @@
+"""What a stage is: a name, a version of its output, a configuration, and `run(config, run) -> Manifest`."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from core.config import StageConfig
+from core.manifest import Manifest
+from core.run import Run
+
+C = TypeVar("C", bound=StageConfig)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C]):
+    """A stage as the front door sees it.
+
+    `version` goes up when the same configuration would write something else: artifacts of an older version are
+    then out of date.
+    """
+
+    name: str
+    version: int
+    config: type[C]
+    run: Callable[[C, Run], Manifest]
+
+    def execute(self, config: C, force: bool = False) -> tuple[Manifest, bool]:
+        """Run, or reuse an up-to-date artifact. Returns the manifest and whether it was reused."""
+        run = Run(self.name, self.version, config)
+        log = logging.getLogger(f"raymill.{self.name}")
+        if not force and (found := run.up_to_date()) is not None:
+            log.info("up to date, reused: %s", run.directory)
+            return found, True
+        with run:
+            if run.resumed:
+                log.info("resuming an interrupted run: %s", run.directory)
+            return self.run(config, run), False

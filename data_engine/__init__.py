@@ -1,0 +1,1 @@
+"""Raw web to clean, deduplicated documents, and documents to tokens."""

@@ -1,0 +1,1 @@
+"""Checkpoints or endpoints to scores and regression verdicts."""

@@ -1,0 +1,1 @@
+"""The front door: the `raymill` command and recipes."""

@@ -1,0 +1,1 @@
+"""Checkpoint to quantized checkpoint to HTTP endpoint."""

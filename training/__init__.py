@@ -1,0 +1,1 @@
+"""Tokens, instructions and preferences to checkpoints and adapters. Ray only in launch.py."""
