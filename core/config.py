@@ -194,7 +194,8 @@ def _location(data: Any, loc: tuple[int | str, ...]) -> list[str]:
     """pydantic puts the tags of unions between the keys; keep the steps that the data itself has, and the last one."""
     steps: list[str] = []
     for position, step in enumerate(loc):
-        if (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int) and step < len(data)):
+        known = step in data if isinstance(data, dict) else isinstance(data, list) and step in range(len(data))
+        if known:
             data = data[step]
         elif position != len(loc) - 1:
             continue

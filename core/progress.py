@@ -13,7 +13,7 @@ _FIRST_LINE_AFTER_SECONDS = 3.0
 
 
 class Progress:
-    """Context manager. `advance(n, loss=1.2)` moves on and shows the facts; total None means that the end is unknown."""
+    """Context manager. `advance(n, loss=1.2)` moves on and shows the facts; total None: the end is unknown."""
 
     def __init__(self, log: logging.Logger, description: str, total: float | None = None, unit: str = "") -> None:
         self.log = log
@@ -66,8 +66,9 @@ class Progress:
 
     def _line(self) -> str:
         of = f" of {self.total:,.0f}" if self.total is not None else ""
-        facts = self._facts()
-        return f"{self.description}: {self.done:,.0f}{of}{' ' + self.unit if self.unit else ''}{', ' + facts if facts else ''}"
+        unit = f" {self.unit}" if self.unit else ""
+        facts = f", {self._facts()}" if self.facts else ""
+        return f"{self.description}: {self.done:,.0f}{of}{unit}{facts}"
 
     def _facts(self) -> str:
         return ", ".join(f"{key.replace('_', ' ')} {_show(value)}" for key, value in self.facts.items())

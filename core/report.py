@@ -60,6 +60,10 @@ class Report:
         """Pairs of a label and a text that may be long."""
         self.sections.append(Section("samples", title, list(samples), note))
 
+    def links(self, title: str, links: Sequence[tuple[str, str]], note: str = "") -> None:
+        """Pairs of a text and a relative address."""
+        self.sections.append(Section("links", title, list(links), note))
+
     def render(self) -> str:
         """The whole page; every text is escaped."""
         environment = Environment(

@@ -30,6 +30,7 @@ def open_read(url: str) -> IO[bytes]:
 
 
 def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
     filesystem, path = fsspec.url_to_fs(url)
     return bool(filesystem.exists(path))
 

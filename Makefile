@@ -1,0 +1,43 @@
+# Raymill. `make quickstart` and `make test` set everything up by themselves.
+PLATFORM ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+READY := .venv/.ready-$(PLATFORM)
+PYTEST := .venv/bin/python -m pytest
+
+.PHONY: quickstart test test-fast test-faults lint format setup lock clean help
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the pinned packages of this platform
+
+$(READY): requirements/$(PLATFORM).txt pyproject.toml requirements/install.sh
+	requirements/install.sh $(PLATFORM)
+	@touch $@
+
+quickstart: $(READY) ## the main job: from pages on this machine to answers over HTTP
+	.venv/bin/raymill run examples/quickstart/recipe.yaml --address local
+
+test: $(READY) ## every test but the long kill-and-recover runs
+	$(PYTEST) -m "not faults"
+
+test-fast: $(READY) ## tests that start no Ray, no trainer and no engine
+	$(PYTEST) -m "not slow and not faults" -q
+
+test-faults: $(READY) ## long kill-and-recover runs
+	$(PYTEST) -m faults
+
+lint: $(READY) ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: $(READY) ## let ruff mend what it can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+lock: $(READY) ## renew requirements/cpu.txt and gpu.txt from pyproject.toml
+	requirements/lock.sh
+
+clean: ## remove what runs have made (not .venv)
+	rm -rf runs

@@ -1,0 +1,127 @@
+"""A Ray cluster of one node on this machine that outlives the command that started it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from cluster.runtime import prepare_environment
+from core import storage
+from core.errors import RaymillError, UserError
+
+STATE = Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "raymill" / "cluster.json"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """Where a running local cluster is, and whether it is there only for an endpoint (then it goes with it)."""
+
+    address: str  # host:port, for drivers
+    dashboard: str  # a URL, for jobs
+    temporary: str  # Ray's folder of sockets and logs
+    for_endpoint: bool
+
+
+def current() -> LocalCluster | None:
+    """The local cluster that `up` started, if it still runs."""
+    try:
+        state = LocalCluster(**json.loads(STATE.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return state if _processes(state.temporary) else None
+
+
+def up(
+    cores: int | None = None, port: int = 6379, dashboard_port: int = 8265, for_endpoint: bool = False
+) -> LocalCluster:
+    """Start the cluster, or return the one that runs. Raises UserError for a port in use."""
+    if (running := current()) is not None:
+        return running
+    for option, number in (("--port", port), ("--dashboard-port", dashboard_port)):
+        _require_free(option, number)
+    prepare_environment()
+    ray = str(Path(sys.executable).with_name("ray"))
+    # The token lies in ~/.ray/auth_token, where every driver of this user finds it.
+    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    # Ray's unix sockets lie below this folder, and their paths must stay under 108 characters.
+    temporary = tempfile.mkdtemp(prefix="raymill-")
+    command = [ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1"]
+    command += [
+        f"--dashboard-port={dashboard_port}",
+        f"--num-cpus={cores or os.cpu_count()}",
+        "--include-dashboard=true",
+    ]
+    command += [f"--temp-dir={temporary}", "--disable-usage-stats"]
+    started = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_START_SECONDS)
+    if started.returncode != 0:
+        lines = (started.stderr or started.stdout).strip().splitlines()
+        raise RaymillError(f"ray start failed: {lines[-1] if lines else 'no message'}")
+    cluster = LocalCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", temporary, for_endpoint)
+    STATE.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_atomic(STATE, json.dumps(asdict(cluster)) + "\n")
+    _wait_for_dashboard(cluster)
+    return cluster
+
+
+def down() -> bool:
+    """Stop the cluster that `up` started, and nothing else of Ray on this machine. False when none runs."""
+    cluster = current()
+    STATE.unlink(missing_ok=True)
+    if cluster is None:
+        return False
+    processes = _processes(cluster.temporary)
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+    for process in alive:
+        _signal(process.kill)
+    return True
+
+
+def _processes(temporary: str) -> list[psutil.Process]:
+    """Ray's daemons carry the folder in their arguments; the workers die with their raylet."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(temporary in argument for argument in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _require_free(option: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"{option} {port}: the port is in use; stop what listens there or choose another") from None
+
+
+def _wait_for_dashboard(cluster: LocalCluster) -> None:
+    """`ray start` returns before the dashboard takes jobs."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{cluster.dashboard}/api/version", timeout=2)  # any answer will do; without the token it is 401
+        except httpx.TransportError:
+            time.sleep(0.3)
+        else:
+            return
+    raise RaymillError(f"{cluster.dashboard}: the dashboard did not come up within {_START_SECONDS:.0f} s")

@@ -1,0 +1,150 @@
+"""The `raymill` command: one grammar everywhere, a YAML configuration and `--set a.b=c`."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from core import config as core_config
+from core.errors import RaymillError
+from raymill import console, registry
+from raymill.commands import cluster, serve
+
+log = logging.getLogger("raymill.run")
+
+CONFIG = typer.Argument(help="YAML file with the stage's settings", show_default=False)
+SET = typer.Option("--set", metavar="KEY=VALUE", help="override a setting, as in --set dedup.threshold=0.8; repeatable")
+ADDRESS = typer.Option(help="Ray: local (in this process), auto (the cluster running here) or an address")
+FORCE = typer.Option("--force", help="run even when the artifact is up to date")
+
+_GROUPS = {
+    "data": "Raw web to clean, deduplicated documents, and documents to tokens.",
+    "train": "Tokens, instructions and preferences to checkpoints.",
+    "eval": "Checkpoints to scores and regression verdicts.",
+    "serve": "Checkpoints to quantized checkpoints and HTTP endpoints.",
+}
+_STAGES = {
+    "data.crawl": "Fetch pages politely and store them as WARC.",
+    "data.build": "Turn WARC, Parquet or JSONL into clean, deduplicated documents.",
+    "data.tokenize": "Train a byte-level BPE tokenizer and write tokens.",
+    "data.derive": "Derive instruction pairs, preference pairs and questions from documents.",
+    "train.pretrain": "Train a language model from tokens.",
+    "train.sft": "Fine-tune a checkpoint on conversations.",
+    "train.dpo": "Align a checkpoint with preference pairs.",
+    "eval.run": "Score checkpoints on tasks.",
+    "eval.compare": "Say whether a checkpoint regressed; exit code 1 when it did.",
+    "serve.quantize": "Quantize a checkpoint and check its quality.",
+    "serve.up": "Start an OpenAI-compatible endpoint for a checkpoint.",
+}
+
+app = typer.Typer(
+    help="Raw web text in, a served language model out, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _common(debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug lines")] = False) -> None:
+    console.start_logging(debug)
+    click.get_current_context().obj = debug
+
+
+@app.command("run", epilog="Example: raymill run examples/quickstart/recipe.yaml --set pretrain.steps=100 --dry-run")
+def run(
+    recipe: Annotated[Path, typer.Argument(help="recipe YAML: stages run in order", show_default=False)],
+    only: Annotated[str | None, typer.Option(help="run this stage alone")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="start at this stage")] = None,
+    overrides: Annotated[list[str] | None, SET] = None,
+    address: Annotated[str | None, ADDRESS] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, show the plan, run nothing")] = False,
+    force: Annotated[bool, FORCE] = False,
+) -> None:
+    """Run a recipe: the whole chain, or a part of it. What is up to date is reused."""
+    from raymill import summary
+    from raymill.recipe import Plan
+
+    plan = Plan(recipe, overrides or [])
+    plan.select(only, from_)
+    if dry_run:
+        console.table(["stage", "command", "run directory", "would"], plan.preview())
+        return
+    serve.choose_ray(address, [step.config for step in plan.steps])
+    results = plan.run(only, from_, force)
+    summary.show(plan.recipe, results)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(
+        config: Annotated[Path, CONFIG],
+        overrides: Annotated[list[str] | None, SET] = None,
+        address: Annotated[str | None, ADDRESS] = None,
+        force: Annotated[bool, FORCE] = False,
+    ) -> None:
+        stage = registry.load(name)
+        settings = core_config.load(stage.config, config, overrides or [])
+        serve.choose_ray(address, [settings])
+        stage.execute(settings, force)
+        log.info("done: %s", settings.output)
+
+    return command
+
+
+def _add_groups() -> None:
+    groups = {
+        group: typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None) for group, text in _GROUPS.items()
+    }
+    for name, text in _STAGES.items():
+        group, _, verb = name.partition(".")
+        example = f"Example: raymill {group} {verb} {verb}.yaml --set seed=1"
+        groups[group].command(verb, help=text, epilog=example)(_stage_command(name))
+    groups["train"].command("status", epilog="Example: raymill train status runs/quickstart/pretrain")(_train_status)
+    serve.add_to(groups["serve"])
+    for group, sub in groups.items():
+        app.add_typer(sub, name=group)
+    app.add_typer(cluster.app, name="cluster")
+
+
+def _train_status(run: Annotated[Path, typer.Argument(help="run directory of a training stage")]) -> None:
+    """Show where a training run is, also while it runs in another shell."""
+    from training.status import status
+
+    console.table(["", ""], [[name, value] for name, value in status(run)])
+
+
+_add_groups()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit code 0, 2 for a user's mistake, 1 for a failure; a traceback only with --debug."""
+    command: Any = typer.main.get_command(app)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        command.main(args=words, prog_name="raymill", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path.removeprefix("raymill").strip() if context else ""
+        console.complain(f"{where}: {error.format_message()}" if where else error.format_message())
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        console.complain("stopped; the same command goes on from here")
+        sys.exit(130)
+    except RaymillError as error:
+        if "--debug" in words:
+            raise
+        console.complain(str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:  # the last line of defence: a bug becomes one line, not a page
+        if "--debug" in words:
+            raise
+        last = str(error).strip().splitlines()
+        console.complain(f"{type(error).__name__}: {last[0] if last else 'no message'} (--debug shows where)")
+        sys.exit(1)

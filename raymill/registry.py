@@ -1,0 +1,27 @@
+"""Every stage by its command: `data.build` is `raymill data build`."""
+
+import importlib
+from typing import Any
+
+from core.stage import Stage
+
+MODULES = {
+    "data.crawl": "data_engine.crawl",
+    "data.build": "data_engine.build",
+    "data.tokenize": "data_engine.tokenize",
+    "data.derive": "data_engine.derive",
+    "train.pretrain": "training.pretrain",
+    "train.sft": "training.sft",
+    "train.dpo": "training.dpo",
+    "eval.run": "evaluation.run",
+    "eval.compare": "evaluation.compare",
+    "serve.quantize": "serving.quantize",
+    "serve.up": "serving.up",
+}
+
+
+def load(name: str) -> Stage[Any]:
+    """Import a stage. Only then are its libraries loaded, so `--help` stays quick."""
+    stage: Stage[Any] = importlib.import_module(MODULES[name]).STAGE
+    assert stage.name == name, f"{MODULES[name]} calls itself {stage.name}"
+    return stage

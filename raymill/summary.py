@@ -1,0 +1,42 @@
+"""The end of a recipe: what each stage made, and the index of the reports."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from core import storage
+from core.report import Report
+from raymill import console
+from raymill.recipe import Recipe, Result
+
+_REPORT = "report.html"
+
+
+def show(recipe: Recipe, results: Sequence[Result]) -> None:
+    """Print one block for each stage and write the index page."""
+    console.say()
+    console.say(f"{recipe.name}: {len(results)} stages, {sum(result.seconds for result in results):,.0f} s")
+    for result in results:
+        took = "up to date, reused" if result.reused else f"{result.seconds:,.0f} s"
+        console.say()
+        console.say(f"{result.step.name}  ({result.step.stage.name}, {took})")
+        for line in headline(result):
+            console.say(f"  {line}")
+    console.say()
+    console.say(f"reports: {write_index(recipe)}")
+
+
+def headline(result: Result) -> list[str]:
+    """The lines a stage puts under `metrics.headline` of its manifest: what it made, in numbers."""
+    lines = result.manifest.metrics.get("headline", [])
+    return [str(line) for line in lines]
+
+
+def write_index(recipe: Recipe) -> Path:
+    """One page that links the stages' reports, beside their run directories."""
+    report = Report(recipe.name, "One report for each stage, in order.")
+    present = [name for name in recipe.stages if Path(recipe.output, name, _REPORT).is_file()]
+    report.links("Reports", [(name, os.path.join(name, _REPORT)) for name in present])
+    path = Path(recipe.output, "index.html")
+    storage.write_atomic(path, report.render())
+    return path

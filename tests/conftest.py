@@ -1,0 +1,43 @@
+"""What every test shares: one Ray for the whole run, real data where it is, the command line as users call it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """An embedded Ray, started once for the whole run."""
+    import ray
+
+    from cluster import runtime
+
+    runtime.connect("local")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real acceptance data; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("RAYMILL_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; set RAYMILL_TEST_DATA to the folder of acceptance data")
+    return folder
+
+
+@pytest.fixture
+def raymill(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run the command as a user does: `raymill("data", "build", "x.yaml")`, in an empty folder."""
+
+    def call(*arguments: str, cwd: Path = tmp_path, **options: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "raymill", *arguments]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+    return call
