@@ -1,1 +1,21 @@
-"""Ray itself: where it runs, how jobs reach it."""
+"""Ray itself: where it runs, how jobs reach it.
+
+Importing this package sets what every Ray process inherits. It must happen before `import ray`, which reads some of
+these variables once.
+"""
+
+import os
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # ray < 2.61 leaves clusters made by `ray start` open unless told so
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

@@ -11,7 +11,6 @@ from pathlib import Path
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster import local
-from cluster.runtime import prepare_environment
 from core.errors import RaymillError, UserError
 
 _POLL_SECONDS = 1.0
@@ -24,7 +23,6 @@ def client(address: str | None) -> JobSubmissionClient:
     address: a dashboard URL; None means RAY_API_SERVER_ADDRESS, else the local cluster. Raises UserError when none
     answers.
     """
-    prepare_environment()
     chosen = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if chosen is None:
         running = local.current()
@@ -47,7 +45,8 @@ def submit(jobs: JobSubmissionClient, arguments: Sequence[str]) -> tuple[str, bo
     """
     if not arguments:
         raise UserError("nothing to submit; as in: raymill cluster submit -- train pretrain pretrain.yaml")
-    base = f"{'-'.join(word for word in arguments[:2] if word.isalpha())}-{_digest(arguments)}"
+    words = [word for word in arguments[:2] if word.isalpha()]
+    base = "-".join([*(words or ["raymill"]), _digest(arguments)])
     taken = {job.submission_id: job.status for job in jobs.list_jobs() if job.submission_id}
     attempt = 1
     while (name := base if attempt == 1 else f"{base}-{attempt}") in taken:

@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import psutil
 
-from cluster.runtime import prepare_environment
 from core import storage
 from core.errors import RaymillError, UserError
 
@@ -50,7 +49,6 @@ def up(
         return running
     for option, number in (("--port", port), ("--dashboard-port", dashboard_port)):
         _require_free(option, number)
-    prepare_environment()
     ray = str(Path(sys.executable).with_name("ray"))
     # The token lies in ~/.ray/auth_token, where every driver of this user finds it.
     subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)

@@ -10,23 +10,6 @@ from core.errors import RaymillError, UserError
 ADDRESS_VARIABLE = "RAYMILL_ADDRESS"
 log = logging.getLogger("raymill.cluster")
 
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",  # ray < 2.61 leaves clusters made by `ray start` open unless told so
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
-
-
-def prepare_environment() -> None:
-    """Set what every Ray process inherits: no call home, no look-up on a model hub, token authentication."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
 
 def connect(address: str | None = None) -> None:
     """Make sure this process is connected to Ray; a second call does nothing.
@@ -37,7 +20,6 @@ def connect(address: str | None = None) -> None:
     """
     if ray.is_initialized():
         return
-    prepare_environment()
     chosen = address or os.environ.get(ADDRESS_VARIABLE) or ("auto" if "RAY_ADDRESS" in os.environ else "local")
     if chosen == "local":
         log.info("starting Ray in this process (%s cores)", os.cpu_count())

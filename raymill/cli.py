@@ -1,18 +1,20 @@
 """The `raymill` command: one grammar everywhere, a YAML configuration and `--set a.b=c`."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
+import cluster as _environment  # noqa: F401  # first of all: it sets what `import ray` reads
 from core import config as core_config
 from core.errors import RaymillError
 from raymill import console, registry
-from raymill.commands import cluster, serve
+from raymill.commands import cluster as cluster_commands
+from raymill.commands import serve
 
 log = logging.getLogger("raymill.run")
 
@@ -53,7 +55,6 @@ app = typer.Typer(
 @app.callback()
 def _common(debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and debug lines")] = False) -> None:
     console.start_logging(debug)
-    click.get_current_context().obj = debug
 
 
 @app.command("run", epilog="Example: raymill run examples/quickstart/recipe.yaml --set pretrain.steps=100 --dry-run")
@@ -108,7 +109,7 @@ def _add_groups() -> None:
     serve.add_to(groups["serve"])
     for group, sub in groups.items():
         app.add_typer(sub, name=group)
-    app.add_typer(cluster.app, name="cluster")
+    app.add_typer(cluster_commands.app, name="cluster")
 
 
 def _train_status(run: Annotated[Path, typer.Argument(help="run directory of a training stage")]) -> None:
@@ -118,6 +119,16 @@ def _train_status(run: Annotated[Path, typer.Argument(help="run directory of a t
     console.table(["", ""], [[name, value] for name, value in status(run)])
 
 
+def _complain_of_usage(error: typer.TyperException) -> None:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if "\n" in message:  # a group called without a command: its help
+        console.say(message)
+        return
+    where = context.command_path.removeprefix("raymill").strip() if context else ""
+    console.complain(f"{where}: {message}" if where else message)
+
+
 _add_groups()
 
 
@@ -125,16 +136,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit code 0, 2 for a user's mistake, 1 for a failure; a traceback only with --debug."""
     command: Any = typer.main.get_command(app)
     words = sys.argv[1:] if arguments is None else arguments
+    # A stopped job gets SIGTERM: leave through the usual door, so that services and engines are stopped as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        command.main(args=words, prog_name="raymill", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = context.command_path.removeprefix("raymill").strip() if context else ""
-        console.complain(f"{where}: {error.format_message()}" if where else error.format_message())
+        sys.exit(command.main(args=words, prog_name="raymill", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        _complain_of_usage(error)
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         console.complain("stopped; the same command goes on from here")
         sys.exit(130)
     except RaymillError as error:

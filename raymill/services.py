@@ -1,6 +1,8 @@
 """Helper processes of a recipe, such as a local web site to crawl: started before a stage, stopped after it."""
 
+import ctypes
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pydantic import Field
 from core.config import Config
 from core.errors import RaymillError
 
+_PR_SET_PDEATHSIG = 1
 log = logging.getLogger("raymill.run")
 
 
@@ -38,7 +41,13 @@ def free_port() -> int:
 def running(name: str, service: Service) -> Iterator[None]:
     """Run the service for the time of the block. Raises RaymillError when it does not come up."""
     command = [sys.executable if word == "python" else word for word in service.command]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads of ours hold locks here
+    )
     try:
         _wait_until_ready(name, service, process)
         log.info("service %s is up", name)
@@ -52,6 +61,12 @@ def running(name: str, service: Service) -> Iterator[None]:
             process.wait()
         if process.stderr is not None:
             process.stderr.close()
+
+
+def _die_with_parent() -> None:
+    """Linux: a driver that is killed with -9 cannot stop its services, so the kernel does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_ready(name: str, service: Service, process: "subprocess.Popen[bytes]") -> None:

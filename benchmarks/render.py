@@ -1,0 +1,45 @@
+"""Render docs/benchmarks.md from claims.json and results/: `python benchmarks/render.py`.
+
+A claim is a figure with a bar (what must hold) and an aim (where we want to be). `results/<claim id>.json` is written
+by the script that measures it: {"id", "value", "ours", "theirs", "runs", "machine", "date", "command", "commit"}.
+"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+STAGES = {"data": "Data engine", "train": "Training", "serve": "Serving"}
+HEAD = """# Benchmarks
+
+Every figure here was measured by a script in `benchmarks/`, side by side with its peer in one run; this page is
+rendered by `make bench` from `benchmarks/claims.json` and `benchmarks/results/`. The bar is what must hold, the aim is
+where we want to be.
+"""
+
+
+def row(claim: dict) -> str:
+    result = HERE / "results" / f"{claim['id']}.json"
+    comparison = "at least" if claim["better"] == "higher" else "at most"
+    cells = [claim["what"], f"{comparison} {claim['bar']}", str(claim["aim"])]
+    if not result.is_file():
+        return "| " + " | ".join([*cells, "not yet measured", ""]) + " |"
+    found = json.loads(result.read_text(encoding="utf-8"))
+    source = f"{found['date']}, {found['machine']}, `{found['command']}`"
+    return "| " + " | ".join([*cells, f"**{found['value']:.4g}**", source]) + " |"
+
+
+def page() -> str:
+    claims = json.loads((HERE / "claims.json").read_text(encoding="utf-8"))
+    parts = [HEAD]
+    for prefix, title in STAGES.items():
+        rows = [row(claim) for claim in claims if claim["id"].startswith(f"{prefix}.")]
+        parts.append(
+            f"\n## {title}\n\n| claim | bar | aim | measured | how |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
