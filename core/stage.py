@@ -17,13 +17,15 @@ class Stage(Generic[C]):
     """A stage as the front door sees it.
 
     `version` goes up when the same configuration would write something else: artifacts of an older version are
-    then out of date.
+    then out of date. `check` raises when what the artifact says is a failure, as a quality gate does: the artifact
+    is written all the same, and a reused one is checked again.
     """
 
     name: str
     version: int
     config: type[C]
     run: Callable[[C, Run], Manifest]
+    check: Callable[[Manifest], None] | None = None
 
     def execute(self, config: C, force: bool = False) -> tuple[Manifest, bool]:
         """Run, or reuse an up-to-date artifact. Returns the manifest and whether it was reused."""
@@ -31,8 +33,13 @@ class Stage(Generic[C]):
         log = logging.getLogger(f"raymill.{self.name}")
         if not force and (found := run.up_to_date()) is not None:
             log.info("up to date, reused: %s", run.directory)
-            return found, True
+            return self._checked(found), True
         with run:
             if run.resumed:
                 log.info("resuming an interrupted run: %s", run.directory)
-            return self.run(config, run), False
+            return self._checked(self.run(config, run)), False
+
+    def _checked(self, manifest: Manifest) -> Manifest:
+        if self.check is not None:
+            self.check(manifest)
+        return manifest
