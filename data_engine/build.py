@@ -1,0 +1,152 @@
+"""The stage `data build`: raw sources to clean, deduplicated documents."""
+
+import shutil
+from functools import partial
+from typing import Any
+
+from pydantic import Field
+
+from cluster import runtime
+from core.config import InputPath, StageConfig
+from core.errors import RaymillError, UserError
+from core.manifest import Manifest
+from core.run import Run
+from core.stage import Stage
+from data_engine import answer_key, build_report, language, near_duplicates
+from data_engine.balance import Balance, collect
+from data_engine.decide import decide_shard
+from data_engine.extract import ExtractionConfig
+from data_engine.language import LanguageConfig
+from data_engine.measure import Folders, MeasureConfig, measure_shard
+from data_engine.minhash import DedupConfig
+from data_engine.pii import PiiConfig
+from data_engine.policies import Policies
+from data_engine.shard_map import Task, map_tasks
+from data_engine.sources import Shard, Source, list_shards
+from data_engine.write import write_shard
+
+
+class BuildConfig(StageConfig):
+    """Settings of `data build`."""
+
+    sources: list[Source] = Field(min_length=1, description="where documents come from")
+    extraction: ExtractionConfig = Field(default_factory=ExtractionConfig, description="HTML to main text")
+    language: LanguageConfig = Field(default_factory=LanguageConfig, description="language identification")
+    policies: Policies = Field(default_factory=Policies, description="quality rules with their thresholds")
+    dedup: DedupConfig = Field(default_factory=DedupConfig, description="removal of copies")
+    pii: PiiConfig = Field(default_factory=PiiConfig, description="personal data that is replaced by placeholders")
+    answer_key: InputPath | None = Field(
+        None, description="YAML that says what must become of certain pages; a mismatch fails the stage"
+    )
+    max_document_bytes: int = Field(10_000_000, ge=1, description="a longer payload goes to quarantine")
+    shard_bytes: int = Field(4 << 20, ge=1 << 10, description="bytes of WARC.gz or JSONL that one task works on")
+    rows_per_shard: int = Field(10_000, ge=1, description="rows of Parquet that one task works on; whole row groups")
+
+    def measuring(self) -> MeasureConfig:
+        """The part that decides what is measured."""
+        return MeasureConfig(
+            sources=self.sources,
+            extraction=self.extraction,
+            language=self.language,
+            policies=self.policies,
+            dedup=self.dedup,
+            max_document_bytes=self.max_document_bytes,
+            seed=self.seed,
+        )
+
+
+def build(config: BuildConfig, run: Run) -> Manifest:
+    """Raw sources to clean, deduplicated documents: measure, decide, remove copies, scrub, write."""
+    key = answer_key.load(config.answer_key) if config.answer_key is not None else None
+    language.load(language.model_path(config.language))
+    shards = list_shards(config.sources, run.inputs, config.shard_bytes, config.rows_per_shard)
+    folders = Folders(run.directory)
+    if len(shards) > 1:
+        runtime.connect()
+
+    tasks = [_task(shards, n) for n in range(len(shards)) if not _is_measured(shards[n], config, folders)]
+    worked = map_tasks(run, "measured", tasks, partial(_measure, config.measuring(), folders), counted="documents")
+    balance = collect(shards, folders)
+    _refuse_nothing(config, balance)
+
+    tasks = [_task(shards, n) for n in range(len(shards)) if not _is_decided(shards[n], folders)]
+    map_tasks(run, "decided", tasks, partial(_decide, config, folders), counted="documents")
+
+    names = [shard.name for shard in shards]
+    removals, counts = _remove_copies(run, names, balance.documents, config, folders)
+
+    tasks = [_task(shards, n) for n in range(len(shards)) if not folders.documents(shards[n].name).exists()]
+    map_tasks(run, "written", tasks, partial(_write, config, removals, folders), counted="documents")
+
+    balance = collect(shards, folders)
+    balance.check()
+    answered = key.check(run.directory) if key is not None else None
+    with run.timing("report"):
+        report = build_report.render(config, balance, counts, run.directory, answered, worked, run.timings)
+    for left in run.directory.rglob(".*.tmp"):
+        left.unlink(missing_ok=True)
+    manifest = run.commit(
+        counts=balance.counts(),
+        metrics=balance.metrics() | {"dedup": counts} | ({"answer_key": answered} if answered is not None else {}),
+        report=report,
+    )
+    shutil.rmtree(folders.work, ignore_errors=True)
+    return manifest
+
+
+def _task(shards: list[Shard], number: int) -> Task:
+    return {"number": number, "shard": shards[number]}
+
+
+def _measure(config: MeasureConfig, folders: Folders, task: Task) -> dict[str, Any]:
+    return measure_shard(task["shard"], task["number"], config, folders)
+
+
+def _decide(config: BuildConfig, folders: Folders, task: Task) -> dict[str, Any]:
+    return decide_shard(task["shard"], config.language, config.policies, folders)
+
+
+def _write(config: BuildConfig, removals: list[Any], folders: Folders, task: Task) -> dict[str, Any]:
+    return write_shard(task["shard"], task["number"], removals, config.dedup.threshold, config.pii, folders)
+
+
+def _is_measured(shard: Shard, config: BuildConfig, folders: Folders) -> bool:
+    scratch = ["rows", "shingles", "signatures"] if config.dedup.near else ["rows"]
+    return folders.measured(shard.name).exists() and all(folders.scratch(step, shard.name).exists() for step in scratch)
+
+
+def _is_decided(shard: Shard, folders: Folders) -> bool:
+    return folders.scratch("decided", shard.name, "parquet").exists()
+
+
+def _remove_copies(
+    run: Run, names: list[str], documents: int, config: BuildConfig, folders: Folders
+) -> tuple[list[Any], dict[str, int]]:
+    """The files of removals, and what was counted."""
+    removed = near_duplicates.Removals([], {})
+    counts: dict[str, int] = {}
+    files: list[Any] = []
+    if config.dedup.exact:
+        removed = near_duplicates.remove_exact(run, names, documents, config.dedup, folders)
+        files, counts = [*removed.files], dict(removed.counts)
+    if config.dedup.near:
+        near = near_duplicates.remove_near(run, names, removed, config.dedup, folders)
+        files, counts = [*files, *near.files], counts | near.counts
+    return files, counts
+
+
+def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
+    """Raises when there is no document: UserError when the input bears none, RaymillError when none is readable."""
+    where = ", ".join(path for source in config.sources for path in source.paths)
+    if not balance.read:
+        skipped = ", ".join(f"{count:,} x {kind}" for kind, count in balance.skipped.items())
+        raise UserError(
+            f"{where}: no document in it{f' (records skipped: {skipped})' if skipped else ''}; name other paths"
+        )
+    if not balance.documents:
+        raise RaymillError(
+            f"{where}: nothing readable; the first of {balance.quarantined:,} errors: {balance.first_error}"
+        )
+
+
+STAGE = Stage(name="data.build", version=1, config=BuildConfig, run=build)

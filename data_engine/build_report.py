@@ -1,0 +1,179 @@
+"""The report of a build: where documents went, in which languages, which copies, which texts each rule rejected."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from core.report import ACCENT, Report, bar_chart, new_figure
+from data_engine.balance import Balance
+
+if TYPE_CHECKING:
+    from data_engine.build import BuildConfig
+
+_LANGUAGES = 20
+_CLUSTERS = 15
+_LARGEST = 20
+_SAMPLES_PER_RULE = 3
+_RULES_SAMPLED = 25
+_SAMPLE_CHARACTERS = 1500
+
+
+def render(
+    config: "BuildConfig",
+    balance: Balance,
+    dedup: Mapping[str, int],
+    directory: Path,
+    answered: str | None,
+    worked: Sequence[Mapping[str, Any]],
+    timings: Mapping[str, float],
+) -> Report:
+    """The page. worked: what the first map's tasks of this run told (none when all was resumed)."""
+    report = Report("Data build", f"{balance.read:,} documents read, {balance.kept:,} kept")
+    facts: dict[str, Any] = {
+        "read": balance.read,
+        "kept": balance.kept,
+        "rejected by rules": sum(n for reason, n in balance.rejected.items() if not reason.startswith("dedup:")),
+        "duplicates": sum(n for reason, n in balance.rejected.items() if reason.startswith("dedup:")),
+        "quarantined": balance.quarantined,
+    }
+    if answered is not None:
+        facts["answer key"] = answered
+    report.facts(
+        "Documents", facts, "Read is kept, rejected, duplicates and quarantined together; the stage checks it."
+    )
+    report.figure("Funnel", bar_chart(_funnel(balance), "documents left after each step"))
+    report.table("Rejected, by rule", ["reason", "documents"], [[r, n] for r, n in balance.rejected.most_common()])
+
+    kept = ds.dataset(_files(directory / "documents")).to_table(columns=["id", "url", "language", "source"])
+    languages = Counter(kept["language"].to_pylist())
+    if languages:
+        shown = dict(languages.most_common(_LANGUAGES))
+        if len(languages) > _LANGUAGES:
+            shown[f"{len(languages) - _LANGUAGES} others"] = languages.total() - sum(shown.values())
+        report.figure("Languages of what was kept", bar_chart(shown, "documents"))
+    if len(config.sources) > 1:
+        report.table(
+            "Sources", ["source", "kept"], [[s, n] for s, n in Counter(kept["source"].to_pylist()).most_common()]
+        )
+    _copies(report, dedup, directory)
+    if balance.pii:
+        report.table("Personal data replaced", ["kind", "found"], [[k, n] for k, n in balance.pii.most_common()])
+    report.table(
+        "Records without a document", ["kind", "records"], [[kind, n] for kind, n in balance.skipped.most_common()]
+    )
+    _throughput(report, worked, timings)
+    report.samples(
+        "Rejected texts",
+        _samples(directory),
+        "A few of each rule, with the value measured and the threshold.",
+    )
+    return report
+
+
+def _funnel(balance: Balance) -> dict[str, float]:
+    """Documents left after each step, steps in the order in which they judge."""
+    by_step: Counter[str] = Counter()
+    for reason, count in balance.rejected.items():
+        by_step[reason if reason.startswith("dedup:") else reason.partition(":")[0]] += count
+    order = ["extract", "language", "toxicity", "gopher_repetition", "gopher_quality", "c4", "fineweb"]
+    order += ["dedup:exact", "dedup:near"]
+    left = balance.read
+    funnel: dict[str, float] = {"read": left}
+    left -= balance.quarantined
+    funnel["readable"] = left
+    for step in order:
+        if by_step[step]:
+            left -= by_step[step]
+            funnel[step.replace("_", " ").replace("dedup:", "duplicates, ")] = left
+    return funnel
+
+
+def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
+    duplicates = ds.dataset(_files(directory / "duplicates")).to_table()
+    if not duplicates.num_rows:
+        return
+    facts = {name.replace("_", " "): dedup[name] for name in dedup}
+    report.facts(
+        "Copies", facts, "Candidate pairs share a band of their signatures; verified ones reach the threshold."
+    )
+    clusters = Counter(duplicates["cluster_id"].to_pylist())
+    sizes = Counter(min(count + 1, _LARGEST) for count in clusters.values())
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.bar(sorted(sizes), [sizes[size] for size in sorted(sizes)], color=ACCENT)
+    axes.set_xticks(sorted(sizes), [f"{size}" if size < _LARGEST else f"{size}+" for size in sorted(sizes)])
+    axes.set_xlabel("documents in a cluster, the survivor among them")
+    axes.set_ylabel("clusters")
+    axes.set_yscale("log")
+    report.figure("Duplicate clusters", figure)
+    largest = clusters.most_common(_CLUSTERS)
+    survivors = {
+        row["cluster_id"]: row["survivor_id"]
+        for row in duplicates.filter(pc.is_in(duplicates["cluster_id"], pa.array([c for c, _ in largest]))).to_pylist()
+    }
+    urls = _urls(directory, list(survivors.values()))
+    report.table(
+        "Largest clusters",
+        ["documents", "survivor"],
+        [[count + 1, urls.get(survivors[cluster], survivors[cluster])] for cluster, count in largest],
+    )
+
+
+def _urls(directory: Path, ids: Sequence[str]) -> dict[str, str]:
+    wanted = ds.field("id").isin(list(ids))
+    found = ds.dataset(_files(directory / "measured")).to_table(columns=["id", "url"], filter=wanted)
+    return dict(zip(found["id"].to_pylist(), found["url"].to_pylist(), strict=True))
+
+
+def _throughput(report: Report, worked: Sequence[Mapping[str, Any]], timings: Mapping[str, float]) -> None:
+    documents = sum(result["documents"] for result in worked)
+    if not documents:
+        return
+    seconds: Counter[str] = Counter()
+    for result in worked:
+        seconds.update(result["seconds"])
+    rows = [
+        [step.replace("_", " and "), documents, spent, documents / spent]
+        for step, spent in seconds.items()
+        if spent > 0
+    ]
+    report.table(
+        "Throughput of the measuring tasks",
+        ["step", "documents", "core seconds", "documents per second and core"],
+        rows,
+        "Clock time inside the tasks, compilation of kernels on a first run included.",
+    )
+    report.table(
+        "Time by step", ["step", "seconds"], [[step.replace("_", " "), spent] for step, spent in timings.items()]
+    )
+
+
+def _samples(directory: Path) -> list[tuple[str, str]]:
+    """Texts of the first rejected ids of each rule: the same ones on every run."""
+    rejects = ds.dataset(_files(directory / "rejects")).to_table()
+    rules = Counter(rejects["reason"].to_pylist()).most_common(_RULES_SAMPLED)
+    chosen: dict[str, dict[str, Any]] = {}
+    for reason, _ in rules:
+        if reason.startswith(("extract:", "dedup:exact")):
+            continue
+        rows = rejects.filter(pc.equal(rejects["reason"], reason)).sort_by("id").slice(0, _SAMPLES_PER_RULE)
+        chosen.update({row["id"]: row for row in rows.to_pylist()})
+    wanted = ds.field("id").isin(list(chosen))
+    texts = ds.dataset(_files(directory / "measured")).to_table(columns=["id", "text"], filter=wanted)
+    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    return [(_label(row), by_id[identity][:_SAMPLE_CHARACTERS]) for identity, row in chosen.items()]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    value = "" if row["value"] is None else f" {row['value']:.4g}"
+    limit = "" if row["threshold"] is None else f" (threshold {row['threshold']:.4g})"
+    return f"{row['reason']}{value}{limit}: {row['url']}"
+
+
+def _files(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.glob("*.parquet"))]

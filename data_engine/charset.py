@@ -1,0 +1,64 @@
+"""Bytes of a page to text: byte-order mark, declared charset, UTF-8, then detection."""
+
+import codecs
+import re
+
+from charset_normalizer import from_bytes
+
+_META = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.\-]{2,40})""", re.IGNORECASE)
+_XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([a-zA-Z0-9_:.\-]{2,40})""", re.IGNORECASE)
+_PRESCAN_BYTES = 4096
+_DETECT_BYTES = 1 << 16
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+# The WHATWG Encoding Standard reads these labels as their Windows supersets; so does every browser.
+_SUPERSETS = {"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "gb2312": "gb18030"}
+
+
+def decode(payload: bytes, declared: str | None = None) -> str:
+    """The text of a page. declared: the transport's charset. Never fails: what fits no charset is replaced."""
+    for mark, marked in _MARKS:
+        if payload.startswith(mark):
+            return payload[len(mark) :].decode(marked, "replace")
+    candidates: list[str | None] = [declared]
+    for pattern in (_XML, _META):
+        found = pattern.search(payload[:_PRESCAN_BYTES])
+        candidates.append(found.group(1).decode("ascii") if found else None)
+    for candidate in candidates:
+        encoding = _known(candidate)
+        if encoding is None:
+            continue
+        try:
+            return payload.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    try:
+        return payload.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    # a wrong byte or two in a page that says what it is: believe the page
+    first = next((encoding for encoding in map(_known, candidates) if encoding), None)
+    if first is not None:
+        return payload.decode(first, "replace")
+    best = from_bytes(payload[:_DETECT_BYTES]).best()
+    return payload.decode(best.encoding if best is not None else "cp1252", "replace")
+
+
+def _known(label: str | None) -> str | None:
+    """Python's name for a text encoding's label; None for one that it does not know or that encodes no text."""
+    if not label:
+        return None
+    try:
+        info = codecs.lookup(label)
+    except LookupError:
+        return None
+    # a page that was read as ASCII up to its meta tag is no UTF-16, whatever the tag says
+    if not getattr(info, "_is_text_encoding", True) or info.name.startswith("utf-16"):
+        return None
+    return _SUPERSETS.get(info.name, info.name)
+
+
+def tidy(text: str) -> str:
+    """Line ends as '\\n', no NUL, no lone surrogate: what Arrow and every later step can hold."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,102 @@
+"""Shingles: the set of word sequences of a document, as sorted 64-bit hashes, and MinHash signatures of that set."""
+
+import numba
+import numpy as np
+
+from data_engine.kernels.hashing import hash_sequence
+from data_engine.kernels.words import split_tokens
+
+
+@numba.njit(nogil=True, cache=True)
+def shingle_sets(
+    utf8: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    lower: np.ndarray,
+    width: int,
+    shingles: np.ndarray,
+    ends: np.ndarray,
+) -> None:
+    """Shingle sets of documents, one after the other.
+
+    A shingle is `width` tokens in a row (words.split_tokens: case and punctuation make no difference); a document
+    with fewer tokens is one shingle, an empty one has none. shingles: uint64, as long as the bytes of all documents,
+    filled with ascending distinct hashes; ends: (n,) int64, where each document's part ends.
+    """
+    longest = 0
+    for document in range(offsets.size - 1):
+        longest = max(longest, offsets[document + 1] - offsets[document])
+    tokens = np.empty(longest + 1, np.uint64)
+    filled = 0
+    for document in range(offsets.size - 1):
+        count = split_tokens(utf8, offsets[document], offsets[document + 1], classes, lower, tokens)
+        size = min(width, count)
+        if size:
+            start = filled
+            for at in range(count - size + 1):
+                shingles[start + at] = hash_sequence(tokens, at, size)
+            part = shingles[start : start + count - size + 1]
+            part.sort()
+            previous = part[0]
+            filled += 1
+            for at in range(1, part.size):
+                if part[at] != previous:
+                    previous = part[at]
+                    shingles[filled] = previous
+                    filled += 1
+        ends[document] = filled
+
+
+@numba.njit(nogil=True, cache=True)
+def minhash(shingles: np.ndarray, ends: np.ndarray, a: np.ndarray, b: np.ndarray, signatures: np.ndarray) -> None:
+    """MinHash signatures in datasketch 2.0's family affine32: min over h of a * fmix32(h) + b mod 2^32.
+
+    h is the low half of each 64-bit hash. shingles, ends: as from `shingle_sets`; a, b: (permutations,) uint32, a odd;
+    signatures: (n, permutations) uint32, 2^32 - 1 throughout for an empty set.
+    """
+    start = 0
+    for document in range(ends.size):
+        row = signatures[document]
+        row[:] = np.uint32(0xFFFFFFFF)
+        for position in range(start, ends[document]):
+            h = np.uint32(shingles[position])
+            h = np.uint32(h ^ (h >> np.uint32(16)))
+            h = np.uint32(h * np.uint32(0x85EBCA6B))
+            h = np.uint32(h ^ (h >> np.uint32(13)))
+            h = np.uint32(h * np.uint32(0xC2B2AE35))
+            h = np.uint32(h ^ (h >> np.uint32(16)))
+            for k in range(a.size):
+                row[k] = min(row[k], np.uint32(np.uint32(a[k] * h) + b[k]))
+        start = ends[document]
+
+
+@numba.njit(nogil=True, cache=True)
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    """Jaccard similarity |A & B| / |A | B| of two ascending sets of distinct uint64; 0 when both are empty."""
+    at = beside = common = 0
+    while at < one.size and beside < other.size:
+        if one[at] == other[beside]:
+            common += 1
+            at += 1
+            beside += 1
+        elif one[at] < other[beside]:
+            at += 1
+        else:
+            beside += 1
+    union = one.size + other.size - common
+    return common / union if union else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def band_keys(signatures: np.ndarray, bands: int, rows: int, keys: np.ndarray) -> None:
+    """One key for each band of each signature; the band's number is part of the key.
+
+    signatures: (n, permutations) uint32 with permutations >= bands * rows; keys: (n, bands) uint64.
+    """
+    values = np.empty(rows + 1, np.uint64)
+    for document in range(signatures.shape[0]):
+        for band in range(bands):
+            values[0] = np.uint64(band)
+            for row in range(rows):
+                values[row + 1] = np.uint64(signatures[document, band * rows + row])
+            keys[document, band] = hash_sequence(values, 0, rows + 1)

@@ -1,0 +1,141 @@
+"""Matching documents against word lists: stop words, and words that a filter counts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from data_engine.kernels.hashing import SEED, contains, finish, step
+from data_engine.kernels.unicode import LETTERLIKE, UNSPACED, decode, entry
+
+_PREFIX = np.uint64(0x9E3779B97F4A7C15)
+_FILTER_SIZE = 4096
+
+
+def hash_word(word: str) -> np.uint64:
+    """The hash that the compiled loops give a whole token. word: lower case, letters and digits only."""
+    state = int(SEED)
+    for character in word:
+        state = ((state ^ ord(character)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return np.uint64(_finish(state))
+
+
+def hash_prefix(prefix: str) -> np.uint64:
+    """The hash of a token's beginning; differs from that of the whole word."""
+    state = int(SEED)
+    for character in prefix:
+        state = ((state ^ ord(character)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return np.uint64(_finish(state ^ int(_PREFIX)))
+
+
+def _finish(h: int) -> int:
+    mask = 0xFFFFFFFFFFFFFFFF
+    h ^= h >> 33
+    h = h * 0xFF51AFD7ED558CCD & mask
+    h ^= h >> 33
+    h = h * 0xC4CEB9FE1A85EC53 & mask
+    return h ^ (h >> 33)
+
+
+@dataclass(frozen=True)
+class WordLists:
+    """Word lists of several languages, ready for the kernels.
+
+    `languages` names them in order; the keys of language i are `keys[starts[i]:starts[i + 1]]`, ascending, uint64.
+    `seen` (4096,) uint8 has a one at the low bits of every key: most tokens are dismissed with one look.
+    """
+
+    languages: tuple[str, ...]
+    keys: np.ndarray
+    starts: np.ndarray
+    seen: np.ndarray
+
+    @classmethod
+    def of(cls, lists: Mapping[str, Iterable[str]]) -> "WordLists":
+        """From entries that are whole words, or prefixes that end in '*'."""
+        languages = tuple(sorted(lists))
+        parts = [
+            np.unique(
+                np.array([hash_prefix(e[:-1]) if e.endswith("*") else hash_word(e) for e in lists[language]], np.uint64)
+            )
+            for language in languages
+        ]
+        keys = np.concatenate([*parts, np.zeros(0, np.uint64)])
+        starts = np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.int64)
+        seen = np.zeros(_FILTER_SIZE, np.uint8)
+        seen[(keys % np.uint64(_FILTER_SIZE)).astype(np.int64)] = 1
+        return cls(languages, keys, starts, seen)
+
+    def rows(self, languages: Sequence[str]) -> np.ndarray:
+        """The list of each document's language as (n,) int32, -1 where there is none."""
+        number = {language: index for index, language in enumerate(self.languages)}
+        return np.array([number.get(language, -1) for language in languages], np.int32)
+
+
+@numba.njit(nogil=True, cache=True)
+def count_matches(
+    utf8: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    lower: np.ndarray,
+    rows: np.ndarray,
+    keys: np.ndarray,
+    starts: np.ndarray,
+    seen: np.ndarray,
+    total: np.ndarray,
+    distinct: np.ndarray,
+) -> None:
+    """How many tokens of each document are in its language's list, and how many different entries they hit.
+
+    total, distinct: (n,) float64; NaN where the language has no list. A token is as in words.split_tokens.
+    """
+    found = np.zeros(keys.size, np.int32)
+    for document in range(offsets.size - 1):
+        row = rows[document]
+        if row < 0:
+            total[document] = distinct[document] = np.nan
+            continue
+        low, high = starts[row], starts[row + 1]
+        matches = kinds = 0
+        state = SEED
+        inside = False
+        hit: Any = np.int64(-1)
+        at, end = offsets[document], offsets[document + 1]
+        while at <= end:
+            if at < end:
+                point, following = decode(utf8, at, end)
+                place = entry(point)
+                kind = classes[place]
+            else:
+                point, following, place, kind = 0, at + 1, 0, np.uint8(0)
+            alone = kind & UNSPACED != 0
+            if inside and (alone or not kind & LETTERLIKE):
+                key = finish(state)
+                if hit < 0 and seen[key % _FILTER_SIZE]:
+                    hit = _position(keys, low, high, key)
+                if hit >= 0:
+                    matches += 1
+                    kinds += found[hit] != document + 1
+                    found[hit] = document + 1
+                state = SEED
+                inside = False
+                hit = -1
+            if kind & LETTERLIKE and not alone:
+                state = step(state, lower[place] if point == place else point)
+                inside = True
+                if hit < 0:
+                    key = finish(state ^ _PREFIX)
+                    if seen[key % _FILTER_SIZE]:
+                        hit = _position(keys, low, high, key)
+            at = following
+        total[document] = matches
+        distinct[document] = kinds
+
+
+@numba.njit(nogil=True, cache=True)
+def _position(keys: np.ndarray, start: int, end: int, key: Any) -> Any:
+    if not contains(keys, start, end, key):
+        return -1
+    return start + np.searchsorted(keys[start:end], key)

@@ -1,0 +1,28 @@
+"""Policies: thresholds on measured signals. One file a policy; none reads text or files."""
+
+from pydantic import Field
+
+from core.config import Config
+from data_engine.policies.base import Policy, Rule
+from data_engine.policies.c4 import C4
+from data_engine.policies.fineweb import FineWeb
+from data_engine.policies.gopher_quality import GopherQuality
+from data_engine.policies.gopher_repetition import GopherRepetition
+from data_engine.policies.toxicity import Toxicity
+
+__all__ = ["C4", "FineWeb", "GopherQuality", "GopherRepetition", "Policies", "Policy", "Rule", "Toxicity"]
+
+
+class Policies(Config):
+    """Every quality policy, in the order in which it judges; the first rule broken is the reason."""
+
+    toxicity: Toxicity = Field(default_factory=Toxicity, description="share of words on the toxic lists")
+    gopher_repetition: GopherRepetition = Field(default_factory=GopherRepetition, description="repeated text")
+    gopher_quality: GopherQuality = Field(default_factory=GopherQuality, description="text that is no prose")
+    c4: C4 = Field(default_factory=C4, description="boilerplate and code, by C4")
+    fineweb: FineWeb = Field(default_factory=FineWeb, description="lists and fragments, by FineWeb")
+
+    def enabled(self) -> list[Policy]:
+        """The policies that are switched on."""
+        policies = [self.toxicity, self.gopher_repetition, self.gopher_quality, self.c4, self.fineweb]
+        return [policy for policy in policies if policy.enabled]

@@ -1,0 +1,115 @@
+"""Parquet, JSONL and compressed JSONL to records; a row that cannot be read costs that row."""
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import storage
+from data_engine.records import Damage, Record, Skips, iso_date
+
+_READ = 1 << 20
+_ROWS = 1024
+
+
+class Columns:
+    """Where a row has its text, url and date. Missing url and date are empty, a missing text is damage."""
+
+    def __init__(self, text: str, url: str, date: str) -> None:
+        self.text, self.url, self.date = text, url, date
+
+    def record(self, row: dict[str, Any], file: str, offset: int, max_bytes: int) -> Record | Damage:
+        """A row as a record."""
+        text = row.get(self.text)
+        url = str(row.get(self.url) or "")
+        if not isinstance(text, str):
+            return Damage(file, offset, f"the row has no text in '{self.text}'", url)
+        payload = text.encode("utf-8", "replace")
+        if len(payload) > max_bytes:
+            return Damage(file, offset, f"the text is longer than max_document_bytes ({max_bytes:,})", url)
+        date = row.get(self.date)
+        return Record(file, offset, url, iso_date(str(date)) if date else "", payload, html=False, charset="utf-8")
+
+
+def parquet_row_groups(path: str) -> list[int]:
+    """Rows of each row group. Raises pa.ArrowInvalid (or OSError) when the file is not readable as Parquet."""
+    with storage.open_read(path) as file:
+        metadata = pq.ParquetFile(file).metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def read_parquet(path: str, start: int, end: int, columns: Columns, max_bytes: int) -> Iterator[Record | Damage]:
+    """The rows of row groups start..end; a record's offset is its row number in the file."""
+    with storage.open_read(path) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            wanted = [c for c in (columns.text, columns.url, columns.date) if c in parquet.schema_arrow.names]
+            row = sum(parquet.metadata.row_group(group).num_rows for group in range(start))
+            for group in range(start, min(end, parquet.num_row_groups)):
+                first = row
+                row += parquet.metadata.row_group(group).num_rows
+                try:
+                    # decoded whole before any row goes out: a damaged row group yields no half
+                    table = parquet.read_row_group(group, columns=wanted)
+                except (pa.ArrowException, OSError) as error:
+                    yield Damage(path, first, f"row group {group} does not decode: {_line(error)}")
+                    continue
+                for batch in table.to_batches(_ROWS):
+                    for values in batch.to_pylist():
+                        yield columns.record(values, path, first, max_bytes)
+                        first += 1
+        except (pa.ArrowException, OSError) as error:
+            yield Damage(path, 0, f"not readable as Parquet: {_line(error)}")
+
+
+def read_jsonl(
+    path: str, start: int, end: int, columns: Columns, max_bytes: int, skips: Skips
+) -> Iterator[Record | Damage]:
+    """The lines that begin in bytes start..end of the decompressed file; a record's offset is that of its line."""
+    with storage.open_read(path) as raw, _decompressed(raw, path) as file:
+        position = 0
+        if start:
+            # a line belongs to the part in which it begins: begin after the first '\n' at or after start - 1
+            raw.seek(start - 1)
+            position = start - 1 + len(file.readline())
+        while position < end:
+            try:
+                line = file.readline()
+            except (OSError, EOFError, pa.ArrowException) as error:
+                yield Damage(path, position, f"the file does not decompress: {_line(error)}")
+                return
+            if not line:
+                return
+            if line.strip():
+                yield _json_record(line, path, position, columns, max_bytes)
+            else:
+                skips.add("empty line")
+            position += len(line)
+
+
+def _json_record(line: bytes, path: str, offset: int, columns: Columns, max_bytes: int) -> Record | Damage:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Damage(path, offset, f"the line is no UTF-8: {_line(error)}")
+    except ValueError as error:
+        return Damage(path, offset, f"the line is no JSON: {_line(error)}")
+    if not isinstance(row, dict):
+        return Damage(path, offset, f"the line holds a {type(row).__name__}, not an object")
+    return columns.record(row, path, offset, max_bytes)
+
+
+def _decompressed(raw: IO[bytes], path: str) -> Any:
+    """Lines of a file that may be compressed, by its name."""
+    for ending, codec in ((".gz", "gzip"), (".zst", "zstd"), (".bz2", "bz2")):
+        if path.endswith(ending):
+            import io
+
+            return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec), _READ)
+    return raw
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

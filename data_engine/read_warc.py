@@ -1,0 +1,114 @@
+"""WARC and WET files to records: document-bearing ones, counts of the rest, and a report for each damaged one."""
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from warcio.archiveiterator import ArchiveIterator
+from warcio.exceptions import ArchiveLoadFailed
+from warcio.recordloader import ArcWarcRecord
+
+from core import storage
+from data_engine.gzip_members import DamagedMemberError, Member, members
+from data_engine.records import Damage, Record, Skips, iso_date
+
+_BEGINS_WITH = b"WARC/"
+_HTML = {"text/html", "application/xhtml+xml"}
+_TEXT = {"text/plain"}
+_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
+
+
+def read(path: str, start: int, end: int, compressed: bool, max_bytes: int, skips: Skips) -> Iterator[Record | Damage]:
+    """The documents of a WARC or WET file whose gzip member begins in bytes start..end (all, when not compressed).
+
+    max_bytes: a longer payload is reported, not read. Records without a document are counted in `skips`.
+    """
+    with storage.open_read(path) as file:
+        if not compressed:
+            yield from _records(file, path, None, max_bytes, skips)
+            return
+        for member in members(file, start, end, _BEGINS_WITH):
+            yield from _member(member, path, max_bytes, skips)
+
+
+def _member(member: Member, path: str, max_bytes: int, skips: Skips) -> Iterator[Record | Damage]:
+    """The documents of one gzip member. Its checksum stands at its end, so the last record waits until it was read."""
+    held: Record | Damage | None = None
+    records = 0
+    try:
+        for found in _records(member, path, member.offset, max_bytes, skips):
+            if held is not None:
+                yield held
+            held = found
+            records += 1
+        member.drain()
+    except DamagedMemberError as error:
+        # in a file with a member for each record, the record that waits is the damaged one
+        if held is not None and records > 1:
+            yield held
+        if not isinstance(held, Damage):
+            held = Damage(path, member.offset, str(error), held.url if held is not None and records == 1 else "")
+    if held is not None:
+        yield held
+
+
+def _records(
+    stream: Any, path: str, member_offset: int | None, max_bytes: int, skips: Skips
+) -> Iterator[Record | Damage]:
+    iterator = ArchiveIterator(stream, check_digests=True)
+    found: Record | Damage | None = None
+    try:
+        for record in iterator:
+            offset = member_offset if member_offset is not None else iterator.offset
+            found = _document(record, path, offset, max_bytes, skips)
+            if found is not None:
+                yield found
+    except (ArchiveLoadFailed, ValueError, EOFError, IndexError, zlib.error) as error:
+        if isinstance(found, Damage):
+            return  # a wrong Content-Length, already reported, leaves its rest where the next record is looked for
+        offset = member_offset if member_offset is not None else iterator.offset
+        yield Damage(path, offset, f"not a WARC record: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def _document(record: ArcWarcRecord, path: str, offset: int, max_bytes: int, skips: Skips) -> Record | Damage | None:
+    """The document of a record, a report of its damage, or None (counted) when it bears none."""
+    url = record.rec_headers.get_header("WARC-Target-URI") or ""
+    http = record.http_headers if record.rec_type == "response" else None
+    content_type = http.get_header("Content-Type") or "" if http is not None else "text/plain"
+    mime = content_type.partition(";")[0].strip().lower()
+    skip = _bears_none(record, url, mime)
+    if skip is not None:
+        skips.add(skip)
+        return None
+    payload = record.content_stream().read(max_bytes + 1)
+    if len(payload) > max_bytes:
+        return Damage(path, offset, f"the payload is longer than max_document_bytes ({max_bytes:,})", url)
+    while record.raw_stream.read(1 << 16):
+        pass
+    if record.raw_stream.limit > 0:
+        return Damage(path, offset, f"the record ends {record.raw_stream.limit:,} bytes before its Content-Length", url)
+    failed = [str(problem) for problem in record.digest_checker.problems if "digest failed" in str(problem)]
+    if failed:
+        return Damage(path, offset, f"the record is not what its digest says: {failed[0]}", url)
+    declared = _CHARSET.search(content_type)
+    modified = iso_date(http.get_header("Last-Modified")) if http is not None else ""
+    date = modified or iso_date(record.rec_headers.get_header("WARC-Date"))
+    charset = declared.group(1) if declared else None
+    return Record(path, offset, url, date, payload, mime not in _TEXT, charset)
+
+
+def _bears_none(record: ArcWarcRecord, url: str, mime: str) -> str | None:
+    """Why a record bears no document, None when it does."""
+    if record.rec_type == "conversion":
+        return None
+    if record.rec_type != "response":
+        return str(record.rec_type)
+    if record.http_headers is None:
+        return "response without HTTP headers"
+    status = record.http_headers.get_statuscode()
+    if status != "200":
+        return f"status {status}"
+    if mime and mime not in _HTML | _TEXT:
+        return f"type {mime}"
+    return "robots.txt" if url.endswith("/robots.txt") and url.count("/") == 3 else None

@@ -1,0 +1,114 @@
+"""Every signal that policies bound, measured in compiled passes over a batch of texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from data_engine import languages
+from data_engine.kernels import c4, lines, repetition, vocabulary, words
+from data_engine.kernels.unicode import buffers, code_points
+from data_engine.policies import Policies
+
+NAMES = (
+    *words.COLUMNS,
+    *repetition.COLUMNS,
+    *lines.COLUMNS,
+    *c4.COLUMNS,
+    "newlines_per_word",
+    "stop_words",
+    "toxic_words",
+    "quality",
+)
+"""The fields of the `signals` struct in order. Those of the kernels are described there. newlines_per_word: line breaks
+per word (kernels.words: words). stop_words: different stop words of the document's language. toxic_words: words on
+its toxic list, per word, a document counting at least 100 words. quality: see `_quality`."""
+
+TYPE = pa.struct([pa.field(name, pa.float64()) for name in NAMES])
+
+_LEAST_WORDS_OF_TOXICITY = 100.0
+
+
+def measure(texts: pa.Array, document_languages: Sequence[str], policies: Policies) -> dict[str, np.ndarray]:
+    """Measure a batch. texts: n strings; document_languages: a label for each. Returns (n,) float64 arrays by name.
+
+    NaN means that the signal does not apply to the document; rules on it pass.
+    """
+    utf8, offsets = buffers(texts)
+    classes, _ = code_points()
+    documents = offsets.size - 1
+    codes = [languages.base(language) for language in document_languages]
+
+    word_columns = np.empty((documents, len(words.COLUMNS)))
+    words.word_statistics(utf8, offsets, classes, word_columns)
+    signals = dict(zip(words.COLUMNS, word_columns.T.copy(), strict=True))
+
+    repetition_columns = np.empty((documents, len(repetition.COLUMNS)))
+    repetition.repetition(utf8, offsets, classes, signals["unspaced"], repetition_columns)
+    signals.update(zip(repetition.COLUMNS, repetition_columns.T.copy(), strict=True))
+
+    line_columns = np.empty((documents, len(lines.COLUMNS)))
+    lines.line_statistics(utf8, offsets, classes, policies.fineweb.short_line, line_columns)
+    signals.update(zip(lines.COLUMNS, line_columns.T.copy(), strict=True))
+
+    c4_columns = np.empty((documents, len(c4.COLUMNS)))
+    c4.c4_statistics(
+        utf8,
+        offsets,
+        classes,
+        policies.c4.min_words_per_line,
+        policies.c4.max_word_length,
+        policies.c4.terminal_punctuation,
+        c4.PHRASE_BYTES,
+        c4.PHRASE_STARTS,
+        c4.PHRASE_KINDS,
+        c4.PHRASE_FIRST,
+        c4_columns,
+    )
+    signals.update(zip(c4.COLUMNS, c4_columns.T.copy(), strict=True))
+
+    _, signals["stop_words"] = _matches(utf8, offsets, languages.stop_words(), codes)
+    toxic_lists = languages.toxic_words()
+    toxic_codes = [code if code in toxic_lists.languages else languages.COMMON for code in codes]
+    toxic, _ = _matches(utf8, offsets, toxic_lists, toxic_codes)
+    signals["toxic_words"] = toxic / np.maximum(signals["words"], _LEAST_WORDS_OF_TOXICITY)
+    signals["newlines_per_word"] = signals["newlines"] / np.maximum(signals["words"], 1.0)
+
+    endless = np.array([code in languages.WITHOUT_SENTENCE_TERMINALS for code in codes], bool)
+    for name in ("terminal_lines", "c4_sentences", "c4_kept_lines"):
+        signals[name][endless] = np.nan
+    signals["quality"] = _quality(signals)
+    return {name: signals[name] for name in NAMES}
+
+
+def _matches(
+    utf8: np.ndarray, offsets: np.ndarray, lists: vocabulary.WordLists, codes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    total, distinct = np.empty(offsets.size - 1), np.empty(offsets.size - 1)
+    classes, lower = code_points()
+    vocabulary.count_matches(
+        utf8, offsets, classes, lower, lists.rows(codes), lists.keys, lists.starts, lists.seen, total, distinct
+    )
+    return total, distinct
+
+
+def _quality(signals: dict[str, np.ndarray]) -> np.ndarray:
+    """A heuristic order of near copies, in 0 to 1: alphabetic words, times text that does not repeat, times
+    lines that are no fragments. It only chooses among copies of one text (`dedup.survivor: best_quality`)."""
+    return signals["alphabetic_words"] * (1 - signals["duplicate_5_gram"]) * (1 - 0.5 * signals["short_lines"])
+
+
+def to_arrow(signals: dict[str, np.ndarray]) -> pa.StructArray:
+    """The `signals` column. NaN becomes null: 'not measured'."""
+    columns = [pa.array(signals[name], pa.float64(), from_pandas=True) for name in NAMES]
+    return pa.StructArray.from_arrays(columns, fields=list(TYPE))
+
+
+def from_arrow(column: pa.Array) -> dict[str, np.ndarray]:
+    """The signals of a `signals` column as (n,) float64 arrays, null as NaN."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return {
+        name: column.field(name).cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        for name in NAMES
+    }

@@ -1,0 +1,109 @@
+"""The last map: of each shard, write the documents that stay and what became of the others."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_engine import measure, rows
+from data_engine.measure import Folders
+from data_engine.pii import PiiConfig, scrub
+from data_engine.sources import Shard
+from data_engine.tables import TableWriter, write_table
+
+DOCUMENTS = measure.SCHEMA
+REJECTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("url", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+    ]
+)
+DUPLICATES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),
+        ("cluster_id", pa.string()),
+        ("survivor_id", pa.string()),
+        ("survivor_artifact", pa.string()),
+        ("jaccard", pa.float64()),
+    ]
+)
+
+EXACT, NEAR = "dedup:exact", "dedup:near"
+"""Reasons of duplicates in rejects/: value is the Jaccard similarity to the survivor."""
+
+
+def write_shard(
+    shard: Shard,
+    number: int,
+    removals: Sequence[Path],
+    threshold: float,
+    pii: PiiConfig,
+    folders: Folders,
+) -> dict[str, Any]:
+    """Write `duplicates/`, `rejects/` and `documents/` of a shard, the last one last."""
+    measured = pq.read_table(folders.measured(shard.name))
+    decided = pq.read_table(folders.scratch("decided", shard.name, "parquet"))
+    removed = rows.read_refs(removals, number) if removals else np.zeros(0, rows.REMOVAL)
+    removed = removed[np.argsort(removed["ref"])]
+    places = rows.row_of(removed["ref"])
+    ids = measured["id"].to_pylist()
+
+    write_table(folders.duplicates(shard.name), _duplicates(removed, [ids[place] for place in places]))
+
+    reasons = decided["reason"].to_pylist()
+    values = decided["value"].to_numpy().copy()
+    thresholds = decided["threshold"].to_numpy().copy()
+    for place, removal in zip(places, removed, strict=True):
+        assert reasons[place] is None, "a document was rejected and removed as a duplicate"
+        reasons[place] = NEAR if removal["near"] else EXACT
+        values[place] = removal["jaccard"]
+        thresholds[place] = threshold if removal["near"] else 1.0
+    stays = np.array([reason is None for reason in reasons], bool)
+    gone = ~stays
+    with TableWriter(folders.rejects(shard.name), REJECTS) as writer:
+        rejected = measured.select(["id", "url"]).filter(pa.array(gone))
+        writer.metadata["raymill"] = json.dumps(dict(sorted(Counter(r for r in reasons if r).items())))
+        columns = [
+            rejected["id"],
+            rejected["url"],
+            [reason for reason in reasons if reason],
+            pa.array(values[gone], from_pandas=True),
+            pa.array(thresholds[gone], from_pandas=True),
+        ]
+        writer.write(pa.table(columns, REJECTS))
+
+    found: Counter[str] = Counter()
+    with TableWriter(folders.documents(shard.name), DOCUMENTS) as writer:
+        kept = measured.filter(pa.array(stays))
+        for start in range(0, kept.num_rows, measure.BATCH):
+            part = kept.slice(start, measure.BATCH)
+            texts = []
+            for text in part["text"].to_pylist():
+                scrubbed, counts = scrub(text, pii.kinds())
+                texts.append(scrubbed)
+                found.update(counts)
+            column = DOCUMENTS.get_field_index("text")
+            writer.write(part.set_column(column, DOCUMENTS.field("text"), pa.array(texts, pa.large_string())))
+        writer.metadata["raymill"] = json.dumps({"documents": kept.num_rows, "pii": dict(sorted(found.items()))})
+    return {"documents": kept.num_rows}
+
+
+def _duplicates(removed: np.ndarray, ids: list[str]) -> pa.Table:
+    columns = [
+        ids,
+        ["near" if near else "exact" for near in removed["near"]],
+        [rows.hexadecimal(row["cluster_hi"], row["cluster_lo"]) for row in removed],
+        [rows.hexadecimal(row["survivor_hi"], row["survivor_lo"]) for row in removed],
+        ["."] * len(ids),
+        removed["jaccard"],
+    ]
+    return pa.table(columns, DUPLICATES)
