@@ -14,7 +14,7 @@ class Toxicity(Policy):
     name: ClassVar[str] = "toxicity"
 
     max_toxic_words: float | None = Field(
-        0.01,
+        0.015,
         description="toxic words per word, where a document counts at least 100 words: one alone never rejects. "
         "Dolma and Data-Juicer (flagged words at most 0.045) bound the same ratio; C4 rejects on a single word",
     )

@@ -1,0 +1,154 @@
+"""Duplicates against brute force: every pair compared, networkx for the components."""
+
+import random
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from data_engine import rows
+from data_engine.candidates import find_pairs
+from data_engine.connected_components import components, spanning_forest
+from data_engine.exact import find_exact
+from data_engine.kernels.shingles import jaccard
+from data_engine.survivors import order, resolve
+from tests.data_engine import corpora
+from tests.data_engine.test_kernels_shingles import reference, sets, split
+
+
+def table_of(ids, **columns):
+    table = np.zeros(len(ids), rows.DOCUMENT)
+    table["id_lo"] = ids
+    table["ref"] = np.arange(len(ids))
+    for name, values in columns.items():
+        table[name] = values
+    return table
+
+
+def test_exact_duplicates_leave_the_smallest_id_of_each_text():
+    rng = np.random.default_rng(0)
+    ids, texts = rng.permutation(200), rng.integers(0, 60, 200)
+    table = table_of(ids, text_hi=texts, characters=texts)
+    removals = find_exact(table, "longest")
+    removed = set(removals["ref"].tolist())
+    for text in np.unique(texts):
+        members = np.flatnonzero(texts == text)
+        left = [m for m in members if m not in removed]
+        assert [ids[m] for m in left] == [min(ids[members])]
+        for removal in removals[np.isin(removals["ref"], members)]:
+            assert removal["survivor_lo"] == removal["cluster_lo"] == min(ids[members])
+    shuffled = find_exact(table[rng.permutation(200)], "longest")
+    np.testing.assert_array_equal(shuffled, removals)
+
+
+@pytest.mark.parametrize(("preference", "expected"), [("longest", 3), ("best_quality", 2), ("oldest", 1)])
+def test_the_survivor_is_the_preferred_one_and_ties_go_to_the_smallest_id(preference, expected):
+    table = table_of([9, 1, 2, 3, 4], characters=[5, 5, 5, 8, 8], quality=[0, 0, 1, 0, 1], date=[7, 3, 7, 7, 3])
+    assert table["id_lo"][order(table, preference)[0]] == expected
+    reversed_table = table[::-1]
+    assert reversed_table["id_lo"][order(reversed_table, preference)[0]] == expected
+
+
+def bands_of(keys_by_document):
+    out = []
+    for document, keys in keys_by_document.items():
+        out += [(key, 0, document, document) for key in keys]
+    return np.array(out, rows.BAND)
+
+
+def test_pairs_of_small_buckets_are_all_pairs():
+    bands = bands_of({1: [10, 20], 2: [10], 3: [10, 20], 4: [30]})
+    pairs, skipped = find_pairs(bands, 64, 8)
+    assert pairs.tolist() == [(1, 2), (1, 3), (2, 3)]
+    assert skipped == 0
+
+
+def test_large_buckets_pair_with_the_smallest_ids_and_count_what_they_skip():
+    bands = bands_of({n: [7] for n in range(100)})
+    pairs, skipped = find_pairs(bands[np.random.default_rng(1).permutation(100)], 64, 8)
+    assert {pair[0] for pair in pairs.tolist()} == set(range(8))
+    assert len(pairs) == sum(99 - n for n in range(8))
+    assert skipped == 100 * 99 // 2 - len(pairs)
+
+
+def test_a_bucket_of_a_hundred_thousand_needs_no_square():
+    bands = np.zeros(100_000, rows.BAND)
+    bands["id_lo"] = bands["ref"] = np.arange(100_000)
+    pairs, _ = find_pairs(bands, 64, 8)
+    assert len(pairs) == 8 * 100_000 - 36
+
+
+def test_components_equal_networkx_also_when_reduced_in_parts():
+    rng = np.random.default_rng(2)
+    edges = np.zeros(3000, rows.PAIR)
+    edges["one"], edges["other"] = np.sort(rng.integers(0, 2500, (2, 3000)), axis=0)
+    edges = edges[edges["one"] != edges["other"]]
+    edges["one"] += np.uint64(1 << 33)
+    edges["other"] += np.uint64(1 << 33)
+    graph = nx.Graph(edges.tolist())
+    expected = {frozenset(c) for c in nx.connected_components(graph)}
+    for parts in (1, 2, 8):
+        forests = [spanning_forest(part) for part in np.array_split(edges[rng.permutation(len(edges))], parts)]
+        assert all(len(f) < len(np.unique(np.concatenate([f["one"], f["other"]]))) for f in forests)
+        nodes, labels = components(np.concatenate(forests))
+        found = {frozenset(nodes[labels == label].tolist()) for label in np.unique(labels)}
+        assert found == expected
+
+
+def shingle_store(texts):
+    return split(*sets(texts, 5))
+
+
+def test_a_chain_of_near_copies_keeps_both_ends():
+    # neighbours are alike, the ends are not: transitive closure alone would remove all but one
+    rng = random.Random(3)
+    chain = [corpora.document(rng, 200)]
+    for _ in range(12):
+        chain.append(corpora.edited(rng, chain[-1], 0.02))
+    store = shingle_store(chain)
+    assert all(jaccard(a, b) > 0.75 for a, b in zip(store, store[1:], strict=False))
+    assert jaccard(store[0], store[-1]) < 0.5
+    table = table_of(range(len(chain)), characters=[-n for n in range(len(chain))])
+    removals = resolve(table, "longest", 0.75, lambda ref: store[ref])
+    kept = sorted(set(range(len(chain))) - set(removals["ref"].tolist()))
+    assert len(kept) > 1
+    for removal in removals:
+        true = jaccard(store[removal["ref"]], store[removal["survivor_lo"]])
+        assert true == removal["jaccard"] >= 0.75
+        assert removal["survivor_lo"] in kept
+    for n, one in enumerate(kept):
+        for other in kept[n + 1 :]:
+            assert jaccard(store[one], store[other]) < 0.75
+
+
+def test_resolution_does_not_depend_on_the_order_of_members():
+    rng = random.Random(4)
+    texts = [corpora.document(rng, 100)]
+    texts += [corpora.edited(rng, texts[0], share) for share in (0.01, 0.02, 0.05, 0.08, 0.1)]
+    store = shingle_store(texts)
+    table = table_of([30, 10, 50, 20, 40, 60], characters=[len(text) for text in texts])
+    expected = {tuple(row) for row in resolve(table, "longest", 0.75, lambda ref: store[ref]).tolist()}
+    assert expected
+    for seed in range(5):
+        shuffled = table[np.random.default_rng(seed).permutation(6)]
+        assert {tuple(row) for row in resolve(shuffled, "longest", 0.75, lambda ref: store[ref]).tolist()} == expected
+
+
+def brute_force_clusters(texts, threshold, width=5):
+    """Components of all pairs whose Jaccard similarity reaches the threshold. texts: by id."""
+    own = {key: reference(text, width) for key, text in texts.items()}
+    graph = nx.Graph()
+    graph.add_nodes_from(key for key in own if own[key])
+    keys = sorted(graph)
+    for number, one in enumerate(keys):
+        for other in keys[number + 1 :]:
+            union = len(own[one] | own[other])
+            if len(own[one] & own[other]) / union >= threshold:
+                graph.add_edge(one, other)
+    return graph, own
+
+
+def test_brute_force_itself_finds_planted_copies():
+    texts = dict(enumerate(corpora.texts(5, originals=12)))
+    graph, _ = brute_force_clusters(texts, 0.75)
+    assert sum(len(c) > 1 for c in nx.connected_components(graph)) > 2
