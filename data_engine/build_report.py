@@ -125,7 +125,7 @@ def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
 
 
 def _urls(directory: Path, ids: Sequence[str]) -> dict[str, str]:
-    wanted = ds.field("id").isin(list(ids))
+    wanted = ds.field("id").isin(pa.array(ids, pa.string()))
     found = ds.dataset(_files(directory / "measured")).to_table(columns=["id", "url"], filter=wanted)
     return dict(zip(found["id"].to_pylist(), found["url"].to_pylist(), strict=True))
 
@@ -163,7 +163,7 @@ def _samples(directory: Path) -> list[tuple[str, str]]:
             continue
         rows = rejects.filter(pc.equal(rejects["reason"], reason)).sort_by("id").slice(0, _SAMPLES_PER_RULE)
         chosen.update({row["id"]: row for row in rows.to_pylist()})
-    wanted = ds.field("id").isin(list(chosen))
+    wanted = ds.field("id").isin(pa.array(list(chosen), pa.string()))
     texts = ds.dataset(_files(directory / "measured")).to_table(columns=["id", "text"], filter=wanted)
     by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
     return [(_label(row), by_id[identity][:_SAMPLE_CHARACTERS]) for identity, row in chosen.items()]

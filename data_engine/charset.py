@@ -26,22 +26,30 @@ def decode(payload: bytes, declared: str | None = None) -> str:
         candidates.append(found.group(1).decode("ascii") if found else None)
     for candidate in candidates:
         encoding = _known(candidate)
+        if encoding == "cp1252" and not payload.isascii() and _is_utf8(payload):
+            return payload.decode("utf-8")  # a server's default; Latin text is not valid UTF-8 by accident
         if encoding is None:
             continue
         try:
             return payload.decode(encoding)
         except UnicodeDecodeError:
             continue
-    try:
+    if _is_utf8(payload):
         return payload.decode("utf-8")
-    except UnicodeDecodeError:
-        pass
     # a wrong byte or two in a page that says what it is: believe the page
     first = next((encoding for encoding in map(_known, candidates) if encoding), None)
     if first is not None:
         return payload.decode(first, "replace")
     best = from_bytes(payload[:_DETECT_BYTES]).best()
     return payload.decode(best.encoding if best is not None else "cp1252", "replace")
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _known(label: str | None) -> str | None:

@@ -64,6 +64,10 @@ def _records(
             found = _document(record, path, offset, max_bytes, skips)
             if found is not None:
                 yield found
+        if iterator.fh.tell() > iterator.offset and not isinstance(found, Damage):
+            # warcio takes a record that ends within its headers for the end of the file
+            offset = member_offset if member_offset is not None else iterator.offset
+            yield Damage(path, offset, "the file ends within the headers of this record")
     except (ArchiveLoadFailed, ValueError, EOFError, IndexError, zlib.error) as error:
         if isinstance(found, Damage):
             return  # a wrong Content-Length, already reported, leaves its rest where the next record is looked for
@@ -78,14 +82,14 @@ def _document(record: ArcWarcRecord, path: str, offset: int, max_bytes: int, ski
     content_type = http.get_header("Content-Type") or "" if http is not None else "text/plain"
     mime = content_type.partition(";")[0].strip().lower()
     skip = _bears_none(record, url, mime)
-    if skip is not None:
-        skips.add(skip)
-        return None
-    payload = record.content_stream().read(max_bytes + 1)
+    payload = record.content_stream().read(max_bytes + 1) if skip is None else b""
     if len(payload) > max_bytes:
         return Damage(path, offset, f"the payload is longer than max_document_bytes ({max_bytes:,})", url)
     while record.raw_stream.read(1 << 16):
         pass
+    if skip is not None and (record.raw_stream.limit == 0 or record.rec_type != "response"):
+        skips.add(skip)
+        return None
     if record.raw_stream.limit > 0:
         return Damage(path, offset, f"the record ends {record.raw_stream.limit:,} bytes before its Content-Length", url)
     failed = [str(problem) for problem in record.digest_checker.problems if "digest failed" in str(problem)]

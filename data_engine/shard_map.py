@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from core.errors import RaymillError
 from core.run import Run
@@ -69,3 +69,6 @@ def _stream(tasks: Sequence[Task], work: Callable[[Task], dict[str, Any]]) -> An
         if isinstance(cause, RaymillError):
             raise cause from None
         raise RaymillError(f"a task failed: {type(cause).__name__}: {cause}") from error
+    except RayError as error:
+        first = str(error).strip().splitlines()[0]
+        raise RaymillError(f"Ray could not finish: {first}; what is done is kept, run it again") from error

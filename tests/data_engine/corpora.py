@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-WORDS = [f"{a}{b}" for a in "ba ke li mo nu pa ri so tu we za fe".split() for b in "ran del tis mon gar vel kor".split()]
+_BEGINNINGS = [consonant + vowel for consonant in "bklmnprstwzf" for vowel in "ai"]
+_ENDS = ("ran", "del", "tis", "mon", "gar", "vel", "kor")
+WORDS = [beginning + end for beginning in _BEGINNINGS for end in _ENDS]
 
 
 def document(rng, words=120):
@@ -51,18 +53,22 @@ def texts(seed, originals=60):
     return out
 
 
-def write_jsonl(path, texts, first=0):
-    """One row for each text with a url and a date."""
-    with path.open("w", encoding="utf-8") as file:
-        for number, text in enumerate(texts, first):
-            row = {"text": text, "url": f"https://example.org/{number}", "date": f"2026-01-{number % 28 + 1:02d}"}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def rows_of(texts):
+    """Each text with its own url and date: what makes its id."""
+    return [
+        {"text": text, "url": f"https://example.org/{number}", "date": f"2026-01-{number % 28 + 1:02d}"}
+        for number, text in enumerate(texts)
+    ]
 
 
-def write_parquet(path, texts, group=50):
+def write_jsonl(path, rows):
+    """One line for each row."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_parquet(path, rows, group=50):
     """The same as Parquet, `group` rows in a row group."""
-    urls = [f"https://example.org/{number}" for number in range(len(texts))]
-    pq.write_table(pa.table({"text": texts, "url": urls}), path, row_group_size=group)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
 
 
 def page(body, title="A page"):

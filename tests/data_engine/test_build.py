@@ -1,0 +1,310 @@
+"""The whole build: same documents whatever the order, the cut or the number of workers, and whatever is killed."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import networkx as nx
+import pytest
+import yaml
+
+from core import config, storage
+from core.errors import RaymillError, UserError
+from data_engine.build import STAGE
+from tests.conftest import ROOT
+from tests.data_engine import corpora
+from tests.data_engine.test_near_duplicates import brute_force_clusters
+
+ANY = {name: {"enabled": False} for name in ("toxicity", "gopher_repetition", "gopher_quality", "c4", "fineweb")}
+BASE = {"language": {"min_score": 0.0}, "policies": ANY}
+FOLDERS = ("documents", "measured", "rejects", "duplicates", "quarantine")
+
+
+def settings(tmp_path, paths, **changes):
+    sources = [{"name": "web", "paths": [str(path) for path in paths]}]
+    return {"output": str(tmp_path / "run"), "sources": sources, **BASE, **changes}
+
+
+def build(tmp_path, paths, **changes):
+    parsed = config.parse(STAGE.config, settings(tmp_path, paths, **changes), "test")
+    manifest, _ = STAGE.execute(parsed)
+    return manifest, tmp_path / "run"
+
+
+def kept_of(run):
+    return {(row["id"], row["text"]) for row in corpora.read_all(run / "documents")}
+
+
+def files_of(run):
+    return {
+        str(path.relative_to(run)): storage.digest_file(str(path))
+        for folder in FOLDERS
+        for path in sorted((run / folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def rows():
+    return corpora.rows_of(corpora.texts(11))
+
+
+def expected_survivors(run, threshold):
+    """Brute force over what was measured: exact copies, then every pair, components, and the rule of survivors."""
+    measured = {row["id"]: row["text"] for row in corpora.read_all(run / "measured") if row["text"]}
+    by_text = {}
+    for identity in sorted(measured):
+        by_text.setdefault(measured[identity], identity)
+    texts = {identity: text for text, identity in by_text.items()}
+    graph, own = brute_force_clusters(texts, threshold)
+    kept = {identity for identity in texts if identity not in graph}
+    for component in nx.connected_components(graph):
+        left = sorted(component, key=lambda identity: (-len(texts[identity]), identity))
+        while left:
+            survivor = left[0]
+            kept.add(survivor)
+            alike = lambda i, s=survivor: len(own[i] & own[s]) / len(own[i] | own[s]) >= threshold  # noqa: E731
+            left = [identity for identity in left[1:] if not alike(identity)]
+    return kept
+
+
+@pytest.mark.slow
+def test_survivors_equal_brute_force_for_any_order_cut_and_number_of_workers(tmp_path, ray_session, rows):
+    # 64 bands of 4 rows miss a pair at 0.75 once in 10^10: what is left to differ is our own work
+    dedup = {"permutations": 256, "bands": 64, "rows": 4}
+    results = []
+    for number, (files, shard_bytes) in enumerate([(1, 1 << 30), (1, 20_000), (3, 50_000)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        random.Random(number).shuffle(rows)
+        for file in range(files):
+            corpora.write_jsonl(folder / f"{file}.jsonl", rows[file::files])
+        manifest, run = build(folder, folder.glob("*.jsonl"), dedup=dedup, shard_bytes=shard_bytes)
+        assert manifest.counts["read"] == len(rows)
+        results.append(kept_of(run))
+        assert {identity for identity, _ in results[-1]} == expected_survivors(run, 0.75)
+        check_duplicates(run)
+    assert results[0] == results[1] == results[2]
+
+
+def check_duplicates(run):
+    kept = {identity for identity, _ in kept_of(run)}
+    rejected = Counter(row["id"] for row in corpora.read_all(run / "rejects") if row["reason"].startswith("dedup:"))
+    duplicates = corpora.read_all(run / "duplicates")
+    assert Counter(row["id"] for row in duplicates) == rejected
+    near = {row["id"] for row in duplicates if row["kind"] == "near"}
+    assert near
+    for row in duplicates:
+        # the survivor of an exact copy may itself have gone as a near copy
+        assert row["survivor_id"] in kept or (row["kind"] == "exact" and row["survivor_id"] in near)
+        assert row["jaccard"] >= 0.75
+
+
+@pytest.mark.slow
+def test_same_shards_give_the_same_bytes(tmp_path, ray_session, rows):
+    corpora.write_parquet(tmp_path / "a.parquet", rows)
+    found = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        _, run = build(tmp_path / str(number), [tmp_path / "a.parquet"], rows_per_shard=50)
+        found.append(files_of(run))
+    assert found[0] == found[1]
+    assert len(found[0]) >= 4 * 5
+
+
+def test_broken_files_cost_their_broken_records_only(tmp_path, real_data):
+    broken = real_data / "crawl" / "broken"
+    expected = {  # good and bad, from the data's own README
+        "truncated-member.warc.gz": (5, 1),
+        "flipped-bytes.warc.gz": (7, 1),
+        "wrong-content-length.warc.gz": (6, 2),
+        "unknown-charset.warc.gz": (5, 0),
+        "bad-lines.jsonl": (10, 2),
+    }
+    for name, (good, bad) in expected.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        manifest, run = build(folder, [broken / name])
+        assert (manifest.counts["read"], manifest.counts["quarantined"]) == (good + bad, bad), name
+        assert len(corpora.read_all(run / "measured")) == good
+        lines = [line for path in (run / "quarantine").glob("*") for line in path.read_text().splitlines()]
+        assert len(lines) == bad
+        assert all(name in line and '"offset"' in line for line in lines)
+
+
+def test_a_file_that_is_not_readable_at_all_is_named_in_one_line(tmp_path, real_data):
+    with pytest.raises(RaymillError, match=r"truncated\.parquet: nothing readable.*not readable as Parquet"):
+        build(tmp_path, [real_data / "crawl" / "broken" / "truncated.parquet"])
+
+
+@pytest.mark.slow
+def test_a_corrupt_file_beside_good_ones_is_quarantined(tmp_path, ray_session, rows):
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 this is no Parquet file")
+    corpora.write_parquet(tmp_path / "good.parquet", rows)
+    manifest, _ = build(tmp_path, [tmp_path / "bad.parquet", tmp_path / "good.parquet"])
+    assert manifest.counts["quarantined"] == 1
+    assert manifest.counts["read"] == len(rows) + 1
+    total = manifest.counts["kept"] + sum(manifest.counts["rejected"].values()) + manifest.counts["quarantined"]
+    assert total == manifest.counts["read"]
+
+
+def test_an_empty_corpus_is_the_users_mistake(tmp_path):
+    (tmp_path / "empty.warc.gz").write_bytes(
+        corpora.warc([("http://x/a.png", "200 OK", [("Content-Type", "image/png")], b"x")])
+    )
+    with pytest.raises(UserError, match=r"no document in it \(records skipped: 1 x type image/png\)"):
+        build(tmp_path, [tmp_path / "empty.warc.gz"])
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match="no document in it"):
+        build(tmp_path, [tmp_path / "empty.jsonl"])
+
+
+def test_a_missing_field_names_itself(tmp_path):
+    with pytest.raises(UserError, match=r"test: dedup.threshhold is not a setting; did you mean dedup.threshold\?"):
+        build(tmp_path, ["x.jsonl"], dedup={"threshhold": 0.8})
+    corpora.write_jsonl(tmp_path / "x.jsonl", [{"text": "some words"}])
+    with pytest.raises(UserError, match=r"nowhere.bin: no such file"):
+        build(tmp_path, [tmp_path / "x.jsonl"], language={"model": "nowhere.bin"})
+    (tmp_path / "no.bin").write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"language.model: .*no.bin"):
+        build(tmp_path, [tmp_path / "x.jsonl"], language={"model": str(tmp_path / "no.bin")})
+
+
+def test_pages_are_extracted_scrubbed_and_dated(tmp_path):
+    body = "The harbour office writes to anna@example.org about the boats that came in late. " * 3
+    headers = [("Content-Type", "text/html; charset=utf-8"), ("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT")]
+    pages = [
+        ("http://h/a", "200 OK", headers, corpora.page(body).encode()),
+        ("http://h/b", "404 Not Found", headers, b"gone"),
+        ("http://h/robots.txt", "200 OK", [("Content-Type", "text/plain")], b"User-agent: *"),
+        (
+            "http://h/c.txt",
+            "200 OK",
+            [("Content-Type", "text/plain; charset=iso-8859-1")],
+            "Plain words über alles.".encode("latin-1"),
+        ),
+    ]
+    (tmp_path / "a.warc.gz").write_bytes(corpora.warc(pages))
+    manifest, run = build(tmp_path, [tmp_path / "a.warc.gz"])
+    documents = {row["url"]: row for row in corpora.read_all(run / "documents")}
+    assert set(documents) == {"http://h/a", "http://h/c.txt"}
+    assert "<EMAIL>" in documents["http://h/a"]["text"]
+    assert "anna@" not in documents["http://h/a"]["text"]
+    assert "All rights" not in documents["http://h/a"]["text"]
+    assert documents["http://h/a"]["date"] == "2026-01-05T10:00:00Z"
+    assert documents["http://h/c.txt"]["date"] == "2026-02-03T04:05:06Z"
+    assert documents["http://h/c.txt"]["text"] == "Plain words über alles."
+    assert manifest.counts["skipped_records"] == {"robots.txt": 1, "status 404": 1}
+    assert manifest.metrics["pii"] == {"email": 3}
+
+
+def test_a_page_of_the_same_day_has_the_same_id_on_the_next_crawl(tmp_path):
+    headers = [("Content-Type", "text/html"), ("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT")]
+    ids = []
+    for number, extra in enumerate([[], [("Date", "Tue, 06 Jan 2026 10:00:00 GMT")]]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        content = corpora.warc([("http://h/a", "200 OK", headers + extra, corpora.page("Some words here.").encode())])
+        (folder / "a.warc.gz").write_bytes(content)
+        _, run = build(folder, [folder / "a.warc.gz"])
+        ids.append([row["id"] for row in corpora.read_all(run / "documents")])
+    assert ids[0] == ids[1]
+    assert len(ids[0][0]) == 32
+
+
+def start(path):
+    """The stage in a process group of its own, as a user would start it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "raymill", "data", "build", str(path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if condition():
+            return
+        time.sleep(0.02)
+    assert condition(), process.communicate()[0]
+
+
+def workers_of(pid):
+    """Ray's task processes below a driver."""
+    import psutil
+
+    return [child for child in psutil.Process(pid).children(recursive=True) if child.name().startswith("ray::Map")]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_killed_at_any_moment_a_rerun_gives_the_same_files(tmp_path):
+    pages = [
+        (f"http://h/{n}", "200 OK", [("Content-Type", "text/html")], corpora.page(text).encode())
+        for n, text in enumerate(corpora.texts(13, originals=120))
+    ]
+    (tmp_path / "a.warc.gz").write_bytes(corpora.warc(pages))
+    whole = settings(tmp_path, [tmp_path / "a.warc.gz"], shard_bytes=20_000)
+    undisturbed = tmp_path / "undisturbed.yaml"
+    undisturbed.write_text(yaml.safe_dump(whole | {"output": str(tmp_path / "undisturbed")}))
+    process = start(undisturbed)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    expected = files_of(tmp_path / "undisturbed")
+    shards = len(list((tmp_path / "undisturbed" / "measured").glob("*.parquet")))
+    assert shards >= 5
+
+    disturbed = tmp_path / "disturbed.yaml"
+    disturbed.write_text(yaml.safe_dump(whole | {"output": str(tmp_path / "run")}))
+    run = tmp_path / "run"
+    measured = lambda: len(list((run / "measured").glob("*.parquet")))  # noqa: E731
+    process = start(disturbed)
+    wait_for(lambda: measured() >= 1 and workers_of(process.pid), process)
+    os.kill(workers_of(process.pid)[0].pid, signal.SIGKILL)  # a worker: the stage goes on
+    wait_for(lambda: measured() >= 3, process)
+    os.kill(process.pid, signal.SIGKILL)  # the driver
+    process.wait()
+    assert not (run / "manifest.json").exists()
+    left = {path.name: path.stat().st_mtime_ns for path in (run / "measured").glob("*.parquet")}
+
+    process = start(disturbed)
+    wait_for(lambda: list((run / "documents").glob("*.parquet")), process)
+    os.kill(process.pid, signal.SIGKILL)  # again, while it writes
+    process.wait()
+    process = start(disturbed)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert files_of(run) == expected
+    now = {path.name: path.stat().st_mtime_ns for path in (run / "measured").glob("*.parquet")}
+    assert sum(now[name] == when for name, when in left.items()) >= 3, "finished shards were measured again"
+    assert not list(run.rglob(".*.tmp"))
+
+
+def test_files_of_a_run_are_all_below_it(tmp_path, rows):
+    corpora.write_jsonl(tmp_path / "a.jsonl", rows)
+    before = set(tmp_path.rglob("*"))
+    _, run = build(tmp_path, [tmp_path / "a.jsonl"])
+    outside = {path for path in set(tmp_path.rglob("*")) - before if run not in [path, *path.parents]}
+    assert not outside
+    assert {path.name for path in run.iterdir()} >= {
+        "manifest.json",
+        "report.html",
+        "documents",
+        "rejects",
+        "duplicates",
+    }
+    assert not (run / ".work").exists()
+    html = Path(run / "report.html").read_text(encoding="utf-8")
+    assert "Funnel" in html
+    assert "Duplicate clusters" in html
+    assert not re.search(r"""(src|href)=["'](?!#)""", html)

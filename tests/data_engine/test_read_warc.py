@@ -1,0 +1,107 @@
+"""WARC reading: every good record once, however the file is cut; every bad one reported."""
+
+import gzip
+
+import pytest
+
+from data_engine import read_warc
+from data_engine.records import Damage, Record, Skips
+from tests.data_engine import corpora
+
+HTML = [("Content-Type", "text/html")]
+
+
+def read(path, start=0, end=1 << 62, compressed=True, max_bytes=10_000_000, skips=None):
+    return list(read_warc.read(str(path), start, end, compressed, max_bytes, skips or Skips()))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(corpora.warc([(f"http://h/{n}", "200 OK", HTML, b"x" * n * 300) for n in range(12)]))
+    return path
+
+
+@pytest.mark.parametrize("step", [1, 37, 400, 1000, 100_000])
+def test_every_cut_reads_every_record_once(file, step):
+    size = file.stat().st_size
+    whole = read(file)
+    parts = [r for start in range(0, size, step) for r in read(file, start, min(start + step, size))]
+    assert parts == whole
+    assert [record.url for record in whole] == [f"http://h/{n}" for n in range(12)]
+
+
+def test_one_gzip_stream_over_all_records_is_read_too(tmp_path):
+    path = tmp_path / "whole.warc.gz"
+    path.write_bytes(
+        gzip.compress(corpora.warc([(f"http://h/{n}", "200 OK", HTML, b"y") for n in range(5)], gzip=False))
+    )
+    assert [record.url for record in read(path)] == [f"http://h/{n}" for n in range(5)]
+
+
+def test_uncompressed_files_are_read_and_say_where_a_record_lies(tmp_path):
+    content = corpora.warc([(f"http://h/{n}", "200 OK", HTML, b"y" * 50) for n in range(3)], gzip=False)
+    path = tmp_path / "a.warc"
+    path.write_bytes(content)
+    records = read(path, compressed=False)
+    assert all(content[record.offset :].startswith(b"WARC/1.") for record in records)
+    assert len({record.offset for record in records}) == 3
+    path.write_bytes(content[:-60])
+    assert [type(r) for r in read(path, compressed=False)] == [Record, Record, Damage]
+
+
+@pytest.mark.parametrize("victim", [0, 5, 11])
+def test_a_damaged_member_costs_itself_alone(file, victim):
+    content = bytearray(file.read_bytes())
+    starts = [*corpora.members(bytes(content)), len(content)]
+    middle = (starts[victim] + starts[victim + 1]) // 2
+    for at in range(middle, middle + 8):
+        content[at] ^= 0xFF
+    file.write_bytes(bytes(content))
+    found = read(file)
+    good = [r.url for r in found if isinstance(r, Record)]
+    bad = [r for r in found if isinstance(r, Damage)]
+    assert good == [f"http://h/{n}" for n in range(12) if n != victim]
+    assert [r.offset for r in bad] == [starts[victim]]
+
+
+@pytest.mark.parametrize("at", [0, 3, 9, 20, 100])
+def test_garbage_between_members_is_stepped_over(file, at):
+    content = file.read_bytes()
+    starts = corpora.members(content)
+    file.write_bytes(content[: starts[4]] + b"\x1f\x8b\x08 garbage that is no member"[: at + 1] + content[starts[4] :])
+    assert len([r for r in read(file) if isinstance(r, Record)]) == 12
+
+
+def test_a_payload_beyond_the_limit_is_reported_not_read(file):
+    found = read(file, max_bytes=1000)
+    assert sum(isinstance(r, Damage) for r in found) == 8
+    assert all("max_document_bytes (1,000)" in r.error for r in found if isinstance(r, Damage))
+
+
+def test_records_without_a_document_are_counted_by_kind(tmp_path):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(
+        corpora.warc(
+            [
+                ("http://h/1", "301 Moved Permanently", HTML, b""),
+                ("http://h/robots.txt", "200 OK", [("Content-Type", "text/plain")], b"User-agent: *"),
+                ("http://h/x.pdf", "200 OK", [("Content-Type", "application/pdf")], b"%PDF"),
+                ("http://h/docs/robots.txt", "200 OK", [("Content-Type", "text/plain")], b"a page about robots"),
+            ]
+        )
+    )
+    skips = Skips()
+    assert len(read(path, skips=skips)) == 1
+    assert skips.counts == {"status 301": 1, "robots.txt": 1, "type application/pdf": 1}
+
+
+def test_real_crawls_give_the_documents_their_readme_counts(real_data):
+    expected = {"articles.warc.gz": 181, "cc-sample-0.warc.gz": 22, "cc-sample-1.warc.gz": 15, "whirlwind.warc.gz": 1}
+    expected |= {"whirlwind.warc.wet.gz": 1, "whirlwind.warc.wat.gz": 0}
+    for name, documents in expected.items():
+        found = read(real_data / "crawl" / name)
+        assert (len(found), sum(isinstance(r, Record) for r in found)) == (documents, documents), name
+    plain = read(real_data / "crawl" / "whirlwind.warc.wet", compressed=False)
+    assert len(plain) == 1
+    assert not plain[0].html
