@@ -37,6 +37,7 @@ class _Window:
     request: int
     tokens: Sequence[int]
     scored: int
+    last: bool
 
 
 def start_token(tokenizer: Any) -> int:
@@ -102,7 +103,8 @@ def score(
     padding: left padding without position ids costs tens of points (lm-evaluation-harness#2583). A request longer than
     `max_length` (default: the model's positions) loses the left end of its context; a continuation that alone is longer
     is scored in windows, each with `overlap` tokens of context (default max_length / 4), every token once.
-    batch_tokens: padded tokens of one forward pass at most. on_batch: told how many windows each batch finished.
+    batch_tokens: padded tokens of one forward pass at most.
+    on_batch: told after each batch how many requests had their last window in it.
     """
     limit = max_length or context_length(model)
     kept = limit // 4 if overlap is None else overlap
@@ -116,7 +118,7 @@ def score(
             counts[window.request] += window.scored
             greedy[window.request] &= is_greedy
         if on_batch is not None:
-            on_batch(len(batch))
+            on_batch(sum(window.last for window in batch))
     return [Score(*parts) for parts in zip(totals, counts, greedy, strict=True)]
 
 
@@ -125,15 +127,15 @@ def _windows(number: int, request: Request, limit: int, overlap: int) -> Iterato
     assert context, "a request needs at least one context token"
     # A forward pass over n tokens predicts tokens 1 .. n; the last one predicted is not itself an input.
     if len(continuation) <= limit:
-        yield _Window(number, (context + continuation)[-(limit + 1) :], len(continuation))
+        yield _Window(number, (context + continuation)[-(limit + 1) :], len(continuation), True)
         return
     whole, done = context[-1:] + continuation, 0
     while done < len(continuation):
         before = 1 if done == 0 else max(1, min(overlap, limit - 1))
         taken = min(limit + 1 - before, len(continuation) - done)
         end = 1 + done + taken
-        yield _Window(number, whole[end - taken - before : end], taken)
         done += taken
+        yield _Window(number, whole[end - taken - before : end], taken, done == len(continuation))
 
 
 def _batches(windows: Sequence[_Window], batch_tokens: int, vocabulary: int) -> Iterator[list[_Window]]:

@@ -138,15 +138,8 @@ def derive(config: DeriveConfig, run: Run) -> Manifest:
     }
     if counts["documents"] != len(facts.train) + len(facts.heldout) + facts.skipped.total():
         raise RaymillError(f"derive: documents, facts and skipped do not add up: {counts}; this is a bug")
-    run.log.info(
-        "%s facts of %s documents: %s conversations, %s preference pairs, %s items",
-        *(f"{number:,}" for number in (len(facts.train) + len(facts.heldout), facts.documents)),
-        *(f"{counts[f'{what}_train'] + counts[f'{what}_heldout']:,}" for what in ("conversations", "pairs")),
-        f"{len(items):,}",
-    )
-    return run.commit(
-        counts=counts, metrics=_metrics(conversations), report=_report(counts, conversations, pairs, items)
-    )
+    report = _report(counts, conversations, pairs, items)
+    return run.commit(counts=counts, metrics=_metrics(counts, conversations), report=report)
 
 
 # --- facts --------------------------------------------------------------------------------------------------------
@@ -275,9 +268,19 @@ def _by_task(questions: Sequence[Question]) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def _metrics(conversations: dict[str, list[Question]]) -> dict[str, Any]:
+def _metrics(counts: dict[str, Any], conversations: dict[str, list[Question]]) -> dict[str, Any]:
     heldout = _by_task(conversations[HELDOUT_FILE])
-    return {"best_constant_guess": {task: round(best_constant_share(answers), 4) for task, answers in heldout.items()}}
+    facts = counts["facts_train"] + counts["facts_heldout"]
+    return {
+        "best_constant_guess": {task: round(best_constant_share(answers), 4) for task, answers in heldout.items()},
+        "headline": [
+            f"{facts:,} facts of {counts['documents']:,} documents, {counts['facts_heldout']:,} of them held out",
+            "conversations: "
+            f"{counts['conversations_train']:,} to train on, {counts['conversations_heldout']:,} held out",
+            f"preference pairs: {counts['pairs_train']:,} to train on, {counts['pairs_heldout']:,} held out",
+            f"multiple-choice items: {counts['items_heldout']:,}",
+        ],
+    }
 
 
 def _report(

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from core.errors import RaymillError
+from core.errors import RaymillError, UserError
 from core.run import Run
 
 _MOST_BLOCKS = 10_000
@@ -54,20 +54,24 @@ def _stream(tasks: Sequence[Task], work: Callable[[Task], dict[str, Any]]) -> An
     held = ray.put(list(tasks))
 
     def run_one(row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": work(ray.get(held)[row["task"]])}
+        # A readable error travels as a value: an exception's cause is lost on its way through Ray Data.
+        try:
+            return {"result": work(ray.get(held)[row["task"]])}
+        except RaymillError as error:
+            return {"error": str(error), "exit_code": error.exit_code}
 
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map(run_one, num_cpus=1)
     try:
         for row in dataset.iter_rows():
+            if row.get("error"):
+                raise (UserError if row["exit_code"] == UserError.exit_code else RaymillError)(row["error"])
             yield row["result"]
     except RayTaskError as error:
         cause: BaseException = error
         while isinstance(below := getattr(cause, "cause", None), BaseException):
             cause = below
-        while cause.__cause__ is not None and not isinstance(cause, RaymillError):
+        while cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, RaymillError):
-            raise cause from None
         raise RaymillError(f"a task failed: {type(cause).__name__}: {cause}") from error
     except RayError as error:
         first = str(error).strip().splitlines()[0]

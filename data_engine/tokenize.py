@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from pydantic import Field, field_validator
 from transformers import PreTrainedTokenizerBase
 
@@ -24,8 +23,9 @@ from core.stage import Stage
 from core.token_set import INDEX, TOKENIZER, TOKENS, dtype_for
 from data_engine import byte_level_bpe
 from data_engine.corpus import Shard, list_shards, read_documents, text_bytes
+from data_engine.shard_map import map_tasks
 from data_engine.split import TRAIN, VALIDATION, VALIDATION_FRACTION, split_of
-from data_engine.tokenize_shard import PARTS, part_path, tokenize_row, tokens_name
+from data_engine.tokenize_shard import PARTS, part_path, tokenize_shard, tokens_name
 
 _MEBIBYTE = 1 << 20
 
@@ -62,8 +62,7 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
         tokenizer = _tokenizer(config, shards, run)
     vocabulary = len(tokenizer)
     dtype = dtype_for(vocabulary)
-    with run.timing("encode"):
-        parts = _encode(config, shards, run, tokenizer.eos_token_id, dtype.str)
+    parts = _encode(config, shards, run, tokenizer.eos_token_id, dtype.str)
     index = _merge(parts)
     _check(index, shards)
     index = index.replace_schema_metadata({"dtype": dtype.str, "separator": str(tokenizer.eos_token_id)})
@@ -80,18 +79,14 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
         "shards": len(shards),
         **{f"{split}_{what}": value for split, row in _splits(index).items() for what, value in row.items()},
     }
-    metrics = {
+    metrics: dict[str, Any] = {
         "vocabulary": vocabulary,
         "dtype": dtype.name,
         "tokens_per_word": _ratio(counts["tokens"] - counts["documents"], counts["words"]),
         "bytes_per_token": _ratio(counts["bytes"], counts["tokens"] - counts["documents"]),
+        "languages": {row["language"]: [row["tokens_per_word"], row["bytes_per_token"]] for row in languages},
     }
-    run.log.info(
-        "%s documents, %s tokens (%s train, %s validation), vocabulary %s, %.2f bytes per token",
-        *(f"{counts[name]:,}" for name in ("documents", "tokens", "train_tokens", "validation_tokens")),
-        f"{vocabulary:,}",
-        metrics["bytes_per_token"],
-    )
+    metrics["headline"] = _headline(counts, metrics, languages)
     return run.commit(counts=counts, metrics=metrics, report=_report(config, counts, metrics, languages, tokenizer))
 
 
@@ -145,14 +140,14 @@ def _encode(config: TokenizeConfig, shards: list[Shard], run: Run, separator: in
     for shard in shards:
         name = tokens_name(shard.ordinal, storage.digest_file(shard.path))
         path = shard.path if storage.is_remote(shard.path) else os.path.abspath(shard.path)
-        descriptors.append({"path": path, "name": name, "documents": shard.documents})
+        descriptors.append({"path": path, "name": name})
     missing = [row for row in descriptors if not part_path(parts, row["name"]).is_file()]
     if len(missing) < len(shards):
         run.log.info("%s of %s shards are already encoded", len(shards) - len(missing), len(shards))
     if missing:
         runtime.connect()
         encode = partial(
-            tokenize_row,
+            tokenize_shard,
             tokenizer_file=str(run.path(TOKENIZER, "tokenizer.json").resolve()),
             tokens_folder=str(run.folder(TOKENS).resolve()),
             parts_folder=str(parts.resolve()),
@@ -160,14 +155,7 @@ def _encode(config: TokenizeConfig, shards: list[Shard], run: Run, separator: in
             dtype=dtype,
             validation_fraction=config.validation_fraction,
         )
-        done = ray.data.from_items(missing, override_num_blocks=len(missing)).map(encode)
-        with run.progress("tokenize", sum(row["documents"] for row in missing), "documents") as progress:
-            tokens = 0
-            for row in done.iter_rows():
-                if row["error"]:
-                    raise UserError(row["error"])
-                tokens += row["tokens"]
-                progress.advance(row["documents"], tokens=tokens)
+        map_tasks(run, "tokenize", missing, encode, counted="tokens")
     return [str(part_path(parts, row["name"])) for row in descriptors]
 
 
@@ -213,6 +201,16 @@ def _languages(index: pa.Table) -> list[dict[str, Any]]:
         row = {"language": language, "documents": documents, "words": words, "bytes": size, "tokens": tokens}
         rows.append({**row, "tokens_per_word": _ratio(tokens, words), "bytes_per_token": _ratio(size, tokens)})
     return sorted(rows, key=lambda row: (-row["documents"], row["language"]))
+
+
+def _headline(counts: dict[str, int], metrics: dict[str, Any], languages: list[dict[str, Any]]) -> list[str]:
+    shown = ", ".join(f"{row['language']} {row['tokens_per_word']:.2f}" for row in languages[:8])
+    return [
+        f"{counts['documents']:,} documents, {counts['tokens']:,} tokens: {counts['train_tokens']:,} to train on, "
+        f"{counts['validation_tokens']:,} held out",
+        f"vocabulary of {metrics['vocabulary']:,}, {metrics['bytes_per_token']:.2f} bytes per token",
+        f"tokens per word: {shown}",
+    ]
 
 
 def _report(

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from core import storage
-from core.errors import UserError
 from core.token_set import INDEX_SCHEMA
 from data_engine.corpus import read_documents
 from data_engine.split import split_of
@@ -78,14 +77,6 @@ def tokenize_shard(
     pq.write_table(pa.table(rows, schema=INDEX_SCHEMA), part)
     storage.write_atomic(part_path(parts_folder, name), part.getvalue().to_pybytes())
     return {"documents": len(rows["id"]), "tokens": offset}
-
-
-def tokenize_row(shard: dict[str, Any], **arguments: Any) -> dict[str, Any]:
-    """`tokenize_shard` for Ray Data: a user's error comes back as a value, for Ray wraps exceptions in tracebacks."""
-    try:
-        return {**tokenize_shard(shard, **arguments), "error": ""}
-    except UserError as error:
-        return {"documents": 0, "tokens": 0, "error": str(error)}
 
 
 def part_path(parts_folder: str | Path, name: str) -> Path:
