@@ -1,0 +1,137 @@
+"""Tables of conversations and of preference pairs, read and checked; what is left out is counted with its reason."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import storage
+from core.errors import UserError
+from training.batch import Batch, Segment, Unit, collate, pack
+from training.chat import ChatEncoder, Messages, TooLong
+from training.order import samples
+
+Row = Mapping[str, Any]
+
+
+def read_rows(path: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of the Parquet files that `path` names. Raises UserError when they are unreadable, empty or lack columns."""
+    rows: list[Row] = []
+    for name in storage.list_files(path):
+        try:
+            with storage.open_read(name) as file:
+                table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{name}: not readable as Parquet: {str(error).splitlines()[0]}") from None
+        missing = [column for column in columns if column not in table.column_names]
+        if missing:
+            raise UserError(f"{name}: has no column {missing[0]}; it holds {', '.join(table.column_names)}")
+        rows.extend(table.to_pylist())
+    if not rows:
+        raise UserError(f"{path}: holds no rows; nothing to train on")
+    return rows
+
+
+@dataclass
+class Examples:
+    """Units ready for packing, the row that each came from, and why the other rows were left out."""
+
+    units: list[Unit] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Row, unit: Unit | str) -> None:
+        """Take a unit, or count the reason why there is none."""
+        if isinstance(unit, str):
+            self.skipped[unit] += 1
+        else:
+            self.units.append(unit)
+            self.rows.append(row)
+
+    def require(self, path: str) -> "Examples":
+        """Raises UserError when nothing is left."""
+        if not self.units:
+            reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in self.skipped.items())
+            raise UserError(f"{path}: no example is usable ({reasons}); nothing to train on")
+        return self
+
+
+def conversations(path: str, encoder: ChatEncoder, max_length: int, too_long: TooLong) -> Examples:
+    """Rows with `messages`; each becomes one segment."""
+    found = Examples()
+    for row in read_rows(path, ["messages"]):
+        segment = encoder.segment(row["messages"], max_length, too_long) if row["messages"] else "nothing_to_learn"
+        found.add(row, segment if isinstance(segment, str) else [segment])
+    return found.require(path)
+
+
+def preference_pairs(path: str, encoder: ChatEncoder, max_length: int) -> Examples:
+    """Rows with `prompt`, `chosen`, `rejected`; each becomes two segments, prompt and chosen, prompt and rejected.
+
+    Only the last answer carries loss. Pairs with equal answers say nothing and are skipped; a pair with one answer
+    too long is skipped whole.
+    """
+    found = Examples()
+    for row in read_rows(path, ["prompt", "chosen", "rejected"]):
+        found.add(row, _pair(row, encoder, max_length))
+    return found.require(path)
+
+
+def _pair(row: Row, encoder: ChatEncoder, max_length: int) -> Unit | str:
+    chosen, rejected = _answer(row["chosen"]), _answer(row["rejected"])
+    if not chosen or not rejected:
+        return "empty_answer"
+    if chosen == rejected:
+        return "equal_answers"
+    prompt = [dict(message) for message in row["prompt"]]
+    context = len(encoder.prompt(prompt))
+    segments: list[Segment] = []
+    for answer in (chosen, rejected):
+        ids, learned = encoder.encode([*prompt, *answer])
+        if len(ids) > max_length + 1:
+            return "too_long"
+        learned[: min(context, len(learned))] = False  # earlier assistant turns are context here
+        if not learned.any():
+            return "nothing_to_learn"
+        segments.append(Segment.from_ids(ids, learned))
+    return segments
+
+
+def _answer(value: Any) -> list[dict[str, str]]:
+    """An answer given as text or as messages."""
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}] if value else []
+    return [dict(message) for message in value or []]
+
+
+class PackedExamples:
+    """Training samples: any step's examples from the number consumed, packed into rows of at most `row_length` tokens.
+
+    Epoch after epoch in its own order; packing happens inside a step, so nothing is dropped and the content of a step
+    depends on nothing but (examples, seed, samples consumed).
+    """
+
+    def __init__(
+        self, units: Sequence[Unit], seed: int, micro_batch: int, row_length: int, padding: int
+    ) -> None:
+        self.units, self.seed, self.micro_batch = units, seed, micro_batch
+        self.row_length, self.padding = row_length, padding
+
+    def micro_batches(self, consumed: int, count: int, rank: int, size: int) -> Iterator[tuple[int, Batch]]:
+        """This rank's micro-batches of the step that takes samples consumed .. consumed + count - 1."""
+        chosen = samples(len(self.units), self.seed, consumed, count)
+        for number, (_, batch) in enumerate(self.batches(chosen)):
+            if number % size == rank:
+                yield number, batch
+
+    def batches(self, chosen: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
+        """Micro-batches of the chosen units, each with its unit numbers in the order of `batch.sequences`."""
+        units = [self.units[unit] for unit in chosen]
+        rows = pack(units, self.row_length)
+        for begin in range(0, len(rows), self.micro_batch):
+            part = rows[begin : begin + self.micro_batch]
+            segments = [[segment for unit in row for segment in units[unit]] for row in part]
+            yield [chosen[unit] for row in part for unit in row], collate(segments, self.padding)

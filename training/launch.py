@@ -1,0 +1,247 @@
+"""Who starts the training processes: Ray Train, torch's elastic agent (what `torchrun` is), or nobody.
+
+The only file of `training/` that knows Ray, and only inside the functions that use it: with the other launchers the
+package trains on a machine without Ray.
+"""
+
+import ctypes
+import fcntl
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
+
+from core import storage
+from core.errors import RaymillError, UserError
+from core.run import Run
+from training.feedback import Follower
+from training.trainer import TrainConfig
+from training.world import World
+
+_RESULT, _ERROR, _LOCK, _JOB = ".result.json", ".error.json", ".trainer.lock", ".job.json"
+_LOCK_SECONDS = 120.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training process runs: `work(config, directory, world) -> dict` of a module, with JSON-able parts."""
+
+    module: str
+    config: dict[str, Any]
+    directory: str
+
+    def run(self, world: World) -> None:
+        """Do the work; the main rank leaves its result, a failure that is no bug leaves its message."""
+        directory = Path(self.directory)
+        module = importlib.import_module(self.module)
+        disable_progress_bar()
+        try:
+            with _alone(directory) if world.is_main else _nothing():
+                result = module.work(module.STAGE.config.model_validate(self.config), directory, world)
+                if world.is_main:
+                    storage.write_atomic(directory / _RESULT, json.dumps(result))
+        except RaymillError as error:
+            message = {"message": str(error), "exit_code": error.exit_code}
+            storage.write_atomic(directory / _ERROR, json.dumps(message))
+            raise
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Workers outlive a killed driver for a moment: wait until none of them writes here any more.
+
+    The kernel frees the lock when its holder dies, however it dies.
+    """
+    with (directory / _LOCK).open("w") as file:
+        until = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise RaymillError(f"{directory}: another trainer still writes here; stop it first") from None
+                time.sleep(0.2)
+        yield
+
+
+def launch(config: TrainConfig, run: Run, module: str) -> dict[str, Any]:
+    """Run `module.work` on the configured workers, show its progress, return what its main rank returned.
+
+    Raises the workers' UserError or RaymillError, and RaymillError when workers were lost more often than
+    `max_failures`.
+    """
+    job = Job(module, config.model_dump(mode="json"), str(run.directory.absolute()))
+    for name in (_RESULT, _ERROR):
+        run.path(name).unlink(missing_ok=True)
+    launcher = "inline" if config.workers == 0 else config.launcher
+    run.log.info("launcher: %s, %d worker(s)", launcher, max(1, config.workers))
+    with Follower(run), run.timing("train"):
+        try:
+            {"ray": _ray, "torchrun": _torchrun, "inline": _inline}[launcher](job, config)
+        except Exception as error:  # noqa: BLE001  # whatever the launcher raises, the worker's own message is better
+            _raise_workers_error(run, error)
+    if not run.path(_RESULT).is_file():
+        raise RaymillError("the training processes ended without a result; see the worker logs")
+    return json.loads(run.path(_RESULT).read_text(encoding="utf-8"))
+
+
+def _raise_workers_error(run: Run, error: Exception) -> None:
+    if isinstance(error, RaymillError):
+        raise error
+    if run.path(_ERROR).is_file():
+        found = json.loads(run.path(_ERROR).read_text(encoding="utf-8"))
+        kind = UserError if found["exit_code"] == UserError.exit_code else RaymillError
+        raise kind(found["message"]) from None
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    raise RaymillError(f"training failed: {lines[-1].strip() if lines else type(error).__name__}") from error
+
+
+def _stop_if_hopeless(job: Job) -> None:
+    """A restarted worker does not repeat work that failed for a reason that a restart cannot mend."""
+    path = Path(job.directory) / _ERROR
+    if path.is_file():
+        raise RaymillError(json.loads(path.read_text(encoding="utf-8"))["message"])
+
+
+def _device(local_rank: int) -> torch.device:
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+# --- inline -------------------------------------------------------------------------------------------------------
+
+
+def _inline(job: Job, config: TrainConfig) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or _cores())
+    try:
+        job.run(World(device=_device(0)))
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- torchrun -----------------------------------------------------------------------------------------------------
+
+
+def _torchrun(job: Job, config: TrainConfig) -> None:
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=config.workers,
+        run_id=f"raymill-{time.time_ns()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=config.max_failures,
+        monitor_interval=0.5,
+    )
+    file = Path(job.directory) / _JOB
+    storage.write_atomic(file, json.dumps(asdict(job)))
+    threads = config.threads or max(1, _cores() // config.workers)
+    elastic_launch(settings, sys.executable)("-m", "training.launch", str(file), str(threads))
+
+
+def _torchrun_entry(file: str, threads: int) -> None:
+    # Without this the workers of a killed driver would train on.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    job = Job(**json.loads(Path(file).read_text(encoding="utf-8")))
+    _stop_if_hopeless(job)
+    torch.set_num_threads(threads)
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    device = _device(local)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        job.run(World(rank, size, device))
+    finally:
+        dist.destroy_process_group()
+
+
+# --- Ray Train ----------------------------------------------------------------------------------------------------
+
+
+def _ray(job: Job, config: TrainConfig) -> None:
+    from cluster import runtime
+
+    runtime.connect()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = ray.cluster_resources().get("GPU", 0) >= config.workers
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
+    share = min(runtime.cores() / config.workers, largest)
+    threads = config.threads or max(1, int(share))
+    storage_path = Path(job.directory) / ".ray"
+    trainer = TorchTrainer(
+        _ray_entry,
+        train_loop_config={"job": job, "threads": threads},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": min(threads, share), **({"GPU": 1} if gpus else {})},
+        ),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        run_config=RunConfig(
+            name=f"attempt-{time.time_ns()}",  # resuming is ours: a name used before would resume Ray's own records
+            storage_path=str(storage_path),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    trainer.fit()
+
+
+def _ray_entry(settings: dict[str, Any]) -> None:
+    import ray.train
+
+    job: Job = settings["job"]
+    _stop_if_hopeless(job)
+    torch.set_num_threads(settings["threads"])
+    context = ray.train.get_context()
+    device = _device(0) if os.environ.get("CUDA_VISIBLE_DEVICES") else torch.device("cpu")
+    job.run(World(context.get_world_rank(), context.get_world_size(), device, _report_to_ray))
+
+
+def _report_to_ray(step: int, facts: dict[str, float]) -> None:
+    """Tell Ray Train that a checkpoint exists.
+
+    Its checkpoint is a pointer: the state itself is in the run directory. A synchronous report, or one without a
+    checkpoint, waits for the controller's next poll, 2 s; an asynchronous one does not.
+    """
+    import tempfile
+
+    import ray.train
+
+    folder = Path(tempfile.mkdtemp(prefix="raymill-pointer-"))  # Ray removes it after the upload
+    rank = ray.train.get_context().get_world_rank()
+    (folder / f"pointer-{rank}.json").write_text(json.dumps({"step": step}), encoding="utf-8")
+    ray.train.report(
+        facts,
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+    )
+
+
+if __name__ == "__main__":
+    _torchrun_entry(sys.argv[1], int(sys.argv[2]))

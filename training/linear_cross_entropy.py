@@ -1,0 +1,122 @@
+"""Cross-entropy of a linear head in chunks of tokens: the logits of a batch never exist at once.
+
+`torch.nn.functional.linear_cross_entropy` has a chunked path too; on CPU (torch 2.13, 2,048 x 256 x 4,096) it took 239
+to 432 ms where this takes 184 and the plain form 211, and with BF16 operands it returns the sum in BF16.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.precision import Products, rounded
+
+IGNORED = -100
+"""Label of a position without loss."""
+
+
+class _TokenLoss(torch.autograd.Function):
+    """loss_N = logsumexp_v(z_NV) - z_N[label], z = h W^T; d loss / d z = softmax(z) - onehot(label).
+
+    `weighted` False: every token's loss counts once (a plain sum follows), so the gradient is taken in the forward
+    pass while the logits of the chunk are at hand. True: the gradient comes per token, the logits are computed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, chunk: int, products: Products, weighted: bool
+    ) -> Tensor:
+        h_ND, w_VD = _operand(hidden_ND, products), _operand(weight_VD, products)
+        loss_N = torch.zeros(h_ND.shape[0], dtype=torch.float32, device=h_ND.device)
+        ctx.chunk, ctx.products, ctx.weighted = chunk, products, weighted
+        eager = not weighted and any(ctx.needs_input_grad[:2])
+        gradients = _Gradients(ctx, h_ND, w_VD) if eager else None
+        for begin in range(0, h_ND.shape[0], chunk):
+            rows = slice(begin, begin + chunk)
+            probabilities_CV, loss_N[rows] = _chunk(h_ND[rows], w_VD, labels_N[rows])
+            if gradients is not None:
+                gradients.add(rows, _minus_onehot(probabilities_CV, labels_N[rows]))
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD)
+        else:
+            ctx.save_for_backward(h_ND, w_VD, labels_N)
+        return loss_N if weighted else loss_N.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        (g,) = upstream
+        if not ctx.weighted:
+            hidden_ND, weight_VD = ctx.saved_tensors
+            return _times(hidden_ND, g), _times(weight_VD, g), None, None, None, None
+        h_ND, w_VD, labels_N = ctx.saved_tensors
+        gradients = _Gradients(ctx, h_ND, w_VD)
+        for begin in range(0, h_ND.shape[0], ctx.chunk):
+            rows = slice(begin, begin + ctx.chunk)
+            probabilities_CV, _ = _chunk(h_ND[rows], w_VD, labels_N[rows])
+            gradients.add(rows, _minus_onehot(probabilities_CV, labels_N[rows]).mul_(g[rows, None]))
+        return gradients.hidden_ND, gradients.weight_VD, None, None, None, None
+
+
+class _Gradients:
+    """dh = dz W and dW = dz^T h, gathered chunk by chunk; None where nothing asks for it."""
+
+    def __init__(self, ctx: Any, h_ND: Tensor, w_VD: Tensor) -> None:
+        self.products = ctx.products
+        self.h_ND, self.w_VD = h_ND, w_VD
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        self.hidden_ND = torch.empty_like(h_ND, dtype=torch.float32) if needs_hidden else None
+        self.weight_VD = torch.zeros_like(w_VD, dtype=torch.float32) if needs_weight else None
+
+    def add(self, rows: slice, dz_CV: Tensor) -> None:
+        dz_CV = _operand(dz_CV, self.products)
+        if self.hidden_ND is not None:
+            self.hidden_ND[rows] = dz_CV @ self.w_VD
+        if self.weight_VD is not None and dz_CV.dtype == torch.float32:
+            self.weight_VD.addmm_(dz_CV.t(), self.h_ND[rows])
+        elif self.weight_VD is not None:
+            self.weight_VD += dz_CV.t() @ self.h_ND[rows]
+
+
+def _operand(tensor: Tensor, products: Products) -> Tensor:
+    if products == "bf16 native":
+        return tensor.to(torch.bfloat16)
+    return rounded(tensor) if products == "bf16 emulated" else tensor.float()
+
+
+def _chunk(h_CD: Tensor, w_VD: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (C, V) and losses (C,) of one chunk; the loss of an ignored label is zero."""
+    z_CV = (h_CD @ w_VD.t()).float()
+    normalizer_C1 = z_CV.logsumexp(1, keepdim=True)
+    loss_C = (normalizer_C1 - z_CV.gather(1, labels_C.clamp(min=0)[:, None]))[:, 0]
+    return z_CV.sub_(normalizer_C1).exp_(), loss_C.masked_fill_(labels_C == IGNORED, 0.0)
+
+
+def _minus_onehot(probabilities_CV: Tensor, labels_C: Tensor) -> Tensor:
+    targets_C1 = labels_C.clamp(min=0)[:, None]
+    probabilities_CV.scatter_add_(1, targets_C1, probabilities_CV.new_full(targets_C1.shape, -1.0))
+    ignored_C = labels_C == IGNORED
+    return probabilities_CV.masked_fill_(ignored_C[:, None], 0.0) if bool(ignored_C.any()) else probabilities_CV
+
+
+def _times(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:
+    if gradient is None:
+        return None
+    return gradient if float(upstream) == 1.0 else gradient * upstream
+
+
+def loss_sum(
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, products: Products = "fp32", chunk: int = 512
+) -> Tensor:
+    """Sum over tokens of -log p(label), labels of -100 left out.
+
+    hidden_ND: (tokens, width); weight_VD: (vocabulary, width); labels_N: (tokens,) int64. Peak memory is one chunk of
+    logits. Differentiable once, in hidden and weight.
+    """
+    return _TokenLoss.apply(hidden_ND, weight_VD, labels_N, chunk, products, False)
+
+
+def token_losses(
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, products: Products = "fp32", chunk: int = 512
+) -> Tensor:
+    """-log p(label) of each token, (tokens,), zero for labels of -100; for losses that weigh tokens or sequences."""
+    return _TokenLoss.apply(hidden_ND, weight_VD, labels_N, chunk, products, True)

@@ -1,0 +1,125 @@
+"""Models: from configuration alone, and the parts of any causal language model that the objectives need."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
+
+from core.config import Config
+from training.batch import Batch
+from training.linear_cross_entropy import loss_sum, token_losses
+from training.precision import Precision
+
+_VOCABULARY_MULTIPLE = 64
+
+
+class ModelConfig(Config):
+    """Shape of a model trained from scratch; the default has 4.2 M parameters with a vocabulary of 4,096."""
+
+    architecture: Literal["llama", "qwen3"] = Field("llama", description="llama, or qwen3 (RMSNorm on queries and keys)")
+    hidden_size: int = Field(256, gt=0, description="width of the residual stream")
+    layers: int = Field(4, gt=0, description="transformer blocks")
+    heads: int = Field(4, gt=0, description="query heads")
+    kv_heads: int | None = Field(None, gt=0, description="key and value heads; as many as query heads when left out")
+    head_size: int | None = Field(None, gt=0, description="width of a head; hidden_size / heads when left out")
+    intermediate_size: int = Field(688, gt=0, description="width inside the SwiGLU block")
+    tie_embeddings: bool = Field(True, description="the output head is the embedding")
+    rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary positions")
+    max_length: int = Field(1024, gt=0, description="longest context the model is declared for")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on attention weights")
+    initializer_range: float = Field(0.02, gt=0, description="standard deviation of the initial weights")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ModelConfig":
+        if self.head_size is None and self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of heads {self.heads}; set head_size")
+        if self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+        return self
+
+    def to_transformers(self, vocabulary: int, **special: Any) -> PreTrainedConfig:
+        """The `transformers` configuration; the vocabulary is rounded up to a multiple of 64."""
+        kind = {"llama": LlamaConfig, "qwen3": Qwen3Config}[self.architecture]
+        return kind(
+            vocab_size=-(-vocabulary // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads or self.heads,
+            head_dim=self.head_size or self.hidden_size // self.heads,
+            intermediate_size=self.intermediate_size,
+            tie_word_embeddings=self.tie_embeddings,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            max_position_embeddings=self.max_length,
+            attention_dropout=self.attention_dropout,
+            initializer_range=self.initializer_range,
+            **special,
+        )
+
+
+def initialize(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A model with fresh FP32 weights, the same for the same seed on any machine with this version of torch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    return model
+
+
+def bare(model: Any) -> PreTrainedModel:
+    """The `transformers` model inside PEFT's wrapper; adapters live in its layers."""
+    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base
+
+
+def losses(model: nn.Module, batch: Batch, precision: Precision, per_token: bool) -> Tensor:
+    """-log p(label) of the batch: one sum, or per token, (rows * length,), zero where there is no label.
+
+    Segments are isolated by the batch's mask. Where the output head is a plain matrix, the logits never exist at
+    once; models that change their logits (Gemma 2, Cohere, Granite) go the plain way.
+    """
+    base: Any = bare(model)
+    labels_N = batch.labels.flatten()
+    inputs = {"input_ids": batch.tokens, "attention_mask": batch.mask(), "position_ids": batch.positions}
+    head = _plain_head(base)
+    with precision.context():
+        if head is None:
+            logits_NV = base(**inputs, use_cache=False).logits.flatten(0, 1)
+            return cross_entropy(logits_NV.float(), labels_N, reduction="none" if per_token else "sum")
+        hidden_ND = base.get_decoder()(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+    return (token_losses if per_token else loss_sum)(hidden_ND, head, labels_N, precision.name)
+
+
+def _plain_head(base: PreTrainedModel) -> Tensor | None:
+    """The output head's weight, (vocabulary, width), unless there is more to it than one product."""
+    head = base.get_output_embeddings()
+    capped = getattr(base.config, "final_logit_softcapping", None)
+    scales = [getattr(base.config, name, None) for name in ("logit_scale", "logits_scaling")]
+    if type(head) is not nn.Linear or head.bias is not None or capped or any(s not in (None, 1, 1.0) for s in scales):
+        return None
+    return head.weight
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable); tied ones count once."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def flops_per_token(model: nn.Module, length: int) -> float:
+    """Floating-point operations of forward and backward per token, attention counted non-causally.
+
+    6 N + 12 L H d T with N the parameters in matrix products: the input embedding is a look-up and counts only when
+    it is the head as well. With adapters the base needs no weight gradients: 4 N + 2 N_adapter.
+    """
+    base = bare(model)
+    config = base.config
+    everything, trainable = count_parameters(model)
+    embedding = base.get_input_embeddings().weight.numel()
+    products = everything - (0 if config.tie_word_embeddings else embedding)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 12 * config.num_hidden_layers * config.num_attention_heads * head * length
+    backward = 2 * products if trainable == everything else trainable
+    return 4.0 * products + backward + attention

@@ -1,0 +1,160 @@
+"""Stage `train.pretrain`: a language model from tokens."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from core import checkpoint
+from core.config import RUNTIME, InputPath
+from core.errors import UserError
+from core.manifest import Manifest
+from core.run import Run
+from core.stage import Stage
+from core.token_set import TokenSet
+from training import export, metrics
+from training.batch import Batch
+from training.launch import launch
+from training.model import ModelConfig, count_parameters, initialize
+from training.objectives import NextToken
+from training.packing import PackedDocuments, unigram_counts, unigram_entropy
+from training.report import training_report
+from training.trainer import TrainConfig, Trainer
+from training.validation import evaluate
+from training.world import World
+
+
+class PretrainConfig(TrainConfig):
+    """Pretraining from scratch on a token artifact."""
+
+    tokens: InputPath = Field(description="run directory of 'data tokenize'")
+    model: ModelConfig = Field(ModelConfig(), description="architecture and shape")
+    sequence_length: int = Field(256, gt=1, description="tokens per packed sequence; documents do not see each other")
+    validate_every: Annotated[int, RUNTIME] = Field(0, ge=0, description="steps between validations; 0: only at the end")
+    validation_tokens: int = Field(65_536, gt=0, description="at most this many tokens of the validation split")
+
+
+class _Sequences:
+    """A step's share of packed sequences, micro-batch by micro-batch."""
+
+    def __init__(self, documents: PackedDocuments, micro_batch: int) -> None:
+        self.documents = documents
+        self.micro_batch = micro_batch
+
+    def micro_batches(self, consumed: int, count: int, rank: int, size: int) -> Iterator[tuple[int, Batch]]:
+        """Micro-batches rank, rank + size, ... of sequences consumed .. consumed + count - 1."""
+        starts = range(0, count, self.micro_batch)
+        for number in range(rank, len(starts), size):
+            start = starts[number]
+            yield number, self.documents.sequences(consumed + start, min(self.micro_batch, count - start))
+
+
+def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any]:
+    """One training process."""
+    tokens = TokenSet(config.tokens)
+    tokenizer = checkpoint.load_tokenizer(tokens.tokenizer)
+    model = initialize(config.model.to_transformers(len(tokenizer), **_special(tokenizer)), config.seed)
+    model.to(world.device)
+    objective = NextToken()
+    documents = PackedDocuments(tokens, "train", config.sequence_length, config.seed)
+    held_out = PackedDocuments(tokens, "validation", config.sequence_length, config.seed)
+    batches = held_out.prefix(config.validation_tokens, config.micro_batch)
+    bits_per_byte = 1 / (math.log(2) * held_out.bytes_per_token())
+
+    def validate() -> dict[str, float]:
+        loss = evaluate(model, objective, batches, world, trainer.precision)["loss"]
+        return {"validation_loss": loss, "validation_bits_per_byte": loss * bits_per_byte}
+
+    trainer = Trainer(
+        config,
+        directory,
+        world,
+        model,
+        objective,
+        _Sequences(documents, config.micro_batch),
+        length=config.sequence_length,
+        evaluate=validate,
+        evaluate_every=config.validate_every,
+    )
+    last = trainer.run()
+    if world.is_main:
+        export.save(model.cpu(), tokenizer, directory, [tokenizer.eos_token_id])
+    world.barrier()
+    return {"last": last, "parameters": count_parameters(model)[0], "precision": trainer.precision.name}
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def pretrain(config: PretrainConfig, run: Run) -> Manifest:
+    """Tokens to a checkpoint."""
+    tokens = TokenSet(config.tokens)
+    _check(config, tokens)
+    vocabulary = len(checkpoint.load_tokenizer(tokens.tokenizer))
+    train, validation = (unigram_counts(tokens, split, vocabulary) for split in ("train", "validation"))
+    cross_entropy, entropy = unigram_entropy(train, validation)
+    epochs = config.steps * config.batch_size * config.sequence_length / int(train.sum())
+    run.log.info("%s training tokens, %.2f epochs; %s validation tokens", f"{train.sum():,}", epochs, f"{validation.sum():,}")
+    result = launch(config, run, __name__)
+    last = result["last"]
+    found = {
+        "validation_loss": last["validation_loss"],
+        "validation_bits_per_byte": last["validation_bits_per_byte"],
+        "unigram_cross_entropy": cross_entropy,
+        "unigram_entropy": entropy,
+        "training_loss": last["loss"],
+        "parameters": result["parameters"],
+        "precision": result["precision"],
+        "tokens_per_second": _median_speed(run.directory),
+        "epochs": epochs,
+    }
+    run.log.info(
+        "validation loss %.4f nats per token (%.4f bits per byte); unigram entropy of the same split %.4f",
+        last["validation_loss"],
+        last["validation_bits_per_byte"],
+        entropy,
+    )
+    counts = {"steps": last["step"], "tokens": last["tokens"], "skipped_steps": last["skipped"]}
+    summary = f"{result['parameters']:,} parameters, {last['tokens']:,} tokens, {result['precision']}"
+    report = training_report("Pretraining", summary, {**found, **counts}, metrics.read(run.directory))
+    return run.commit(counts=counts, metrics=found, report=report)
+
+
+def _median_speed(directory: Path) -> float:
+    speeds = sorted(row["tokens_per_second"] for row in metrics.read(directory))
+    return speeds[len(speeds) // 2]
+
+
+def _check(config: PretrainConfig, tokens: TokenSet) -> None:
+    """Everything that would fail hours later. Raises UserError."""
+    tokenizer = checkpoint.load_tokenizer(tokens.tokenizer)
+    if tokenizer.eos_token_id != tokens.separator:
+        raise UserError(
+            f"{tokens.directory}: documents end with token {tokens.separator}, the tokenizer's end token is "
+            f"{tokenizer.eos_token_id}; tokens and tokenizer belong to different runs"
+        )
+    if config.sequence_length > config.model.max_length:
+        raise UserError(
+            f"sequence_length: {config.sequence_length} is longer than model.max_length {config.model.max_length}"
+        )
+    for split in ("train", "validation"):
+        rows = tokens.rows(split)
+        if len(rows) == 0:
+            raise UserError(f"{tokens.directory}: holds no {split} documents; tokenize more text")
+        largest = max(int(tokens.tokens(int(row)).max(initial=0)) for row in rows)
+        if largest >= len(tokenizer):
+            raise UserError(
+                f"{tokens.directory}: holds token {largest}, its tokenizer knows {len(tokenizer)}; "
+                "tokens and tokenizer belong to different runs"
+            )
+
+
+STAGE = Stage(name="train.pretrain", version=1, config=PretrainConfig, run=pretrain)
