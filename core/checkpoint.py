@@ -6,8 +6,12 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from core.errors import UserError
+
+# A stage shows its own progress; a bar for the shards of each checkpoint it opens would only interrupt it.
+disable_progress_bar()
 
 
 def check(path: str | Path) -> dict[str, Any]:

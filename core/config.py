@@ -55,6 +55,11 @@ class StageConfig(Config):
     output: Annotated[str, RUNTIME] = Field(description="run directory of this stage")
     seed: int = Field(0, description="the one seed of everything random in this stage")
 
+    @property
+    def reusable(self) -> bool:
+        """Whether an up-to-date artifact stands for running again; not for a stage that leaves something running."""
+        return True
+
 
 def _identity_of(value: Any) -> Any:
     if isinstance(value, Config):

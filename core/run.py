@@ -60,7 +60,7 @@ class Run:
     def up_to_date(self) -> Manifest | None:
         """The manifest when this very work is already done and its files are there, else None."""
         found = manifest.read(self.directory)
-        if found is None or found.identity != self.identity:
+        if found is None or found.identity != self.identity or not self.config.reusable:
             return None
         return found if all(self.path(output.path).is_file() for output in found.outputs) else None
 

@@ -1,0 +1,108 @@
+"""llm-compressor, kept quiet: one-shot quantization of a model in memory, written as a compressed checkpoint."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+# scheme of ours: llm-compressor's preset
+PRESETS = {"int8_w8a8": "W8A8"}
+_IGNORED = ["lm_head"]
+_CALIBRATION_BATCH = 8
+# A Hugging Face directory's files beside weights and configuration.
+_COMPANIONS = (
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+)
+
+
+def quantizable(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers that are quantized."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in names if name.rpartition(".")[2] not in _IGNORED]
+
+
+def gptq(model: PreTrainedModel, scheme: str, calibration_ST: Tensor, on_layer: Callable[[], None]) -> None:
+    """Quantize in place with GPTQ (Frantar et al. 2022, arXiv:2210.17323), one decoder layer after the other.
+
+    calibration_ST: token ids, (samples, length) int64. `on_layer` is called for every linear layer done.
+    """
+    with quiet(on_layer):
+        from datasets import Dataset
+        from llmcompressor import oneshot, reset_session
+        from llmcompressor.modifiers.gptq import GPTQModifier
+
+        reset_session()
+        oneshot(
+            model=model,
+            dataset=Dataset.from_dict({"input_ids": calibration_ST.tolist()}),
+            recipe=[GPTQModifier(targets="Linear", scheme=PRESETS[scheme], ignore=_IGNORED)],
+            max_seq_length=calibration_ST.shape[1],
+            num_calibration_samples=len(calibration_ST),
+            shuffle_calibration_samples=False,
+            batch_size=_CALIBRATION_BATCH,
+        )
+        reset_session()
+
+
+def save(model: PreTrainedModel, dtype: torch.dtype, original: str | Path, directory: Path) -> None:
+    """Write the compressed checkpoint; what is not quantized goes back to the original's `dtype`.
+
+    Tokenizer, chat template and generation settings are copied from the original byte for byte.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    quantized = set(quantizable(model))
+    for name, module in model.named_modules():
+        if name not in quantized:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    with quiet():
+        model.save_pretrained(directory, save_compressed=True)
+    (directory / "recipe.yaml").unlink(missing_ok=True)  # llm-compressor's own; the manifest says it all
+    for pattern in _COMPANIONS:
+        for file in Path(original).glob(pattern):
+            shutil.copyfile(file, directory / file.name)
+    for file in directory.iterdir():
+        file.chmod(0o644)
+
+
+@contextlib.contextmanager
+def quiet(on_layer: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Nothing of llm-compressor's bars and logs reaches the console; its log tells when a layer is done.
+
+    Standard error is left alone, because our own progress is shown there.
+    """
+    # Its log is set up, and written to, while it is imported.
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
+    import llmcompressor  # noqa: F401
+    from loguru import logger
+    from tqdm import tqdm
+
+    def follow(message: Any) -> None:
+        if message.startswith("Quantizing "):
+            on_layer()
+
+    tracing = logging.getLogger("torch.fx._symbolic_trace")
+    level, with_bar = tracing.level, tqdm.__init__
+    logger.remove()
+    logger.add(follow, format="{message}", level="INFO")
+    tracing.setLevel(logging.ERROR)
+    tqdm.__init__ = lambda *rest, **options: with_bar(*rest, **options | {"disable": True})  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        tqdm.__init__ = with_bar  # type: ignore[method-assign]
+        tracing.setLevel(level)
+        logger.remove()

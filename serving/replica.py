@@ -1,0 +1,166 @@
+"""The Ray Serve deployment that holds one engine: `ray.serve.llm`'s server, asked in OpenAI's terms.
+
+vLLM (10 s of imports on 2 cores) is imported in the replica alone; the driver and the door stay light.
+"""
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from serving import errors
+from serving.engine import EngineSettings
+from serving.errors import ApiError
+
+if TYPE_CHECKING:
+    from ray.llm._internal.serve.core.server.llm_server import LLMServer
+    from ray.serve.llm import LLMConfig
+
+Kind = Literal["chat", "completions"]
+FAILURE_MARK = "engine did not start: "
+_ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]+\.)?(\w+(?:Error|Exception)): (\S.*)$")
+_HOLLOW = ("Engine core initialization failed", "Worker failed with error", "WorkerProc initialization failed")
+
+# What vLLM adds to OpenAI's answer for its own clusters, and its version.
+_OWN_FIELDS: Any = {
+    **dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics", "system_fingerprint"), True),
+    **dict.fromkeys(("prompt_token_ids", "prompt_text", "prompt_logprobs"), True),
+    "choices": {"__all__": {"routed_experts", "token_ids", "prompt_token_ids", "prompt_logprobs"}},
+}
+
+log = logging.getLogger("ray.serve")
+
+
+class ModelReplica:
+    """One engine. Its constructor returns when the engine is ready, or raises RuntimeError with the engine's reason."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, model_id: str, checkpoint: str, settings: EngineSettings, seed: int
+    ) -> None:
+        self.model_id = model_id
+        mark = _log_size()
+        try:
+            self._server = await _start(_llm_config(model_id, checkpoint, settings, seed))
+        except Exception as error:  # noqa: BLE001 (every kind of failure has its reason in the log)
+            raise RuntimeError(FAILURE_MARK + _reason(error, mark)) from None
+
+    async def generate(self, kind: Kind, body: dict[str, Any]) -> AsyncIterator[str | ApiError]:
+        """Answer one request: one JSON text, or for a stream its server-sent events one by one.
+
+        Yields an ApiError when the request is at fault: raised, it would fill Ray's log with tracebacks. Closing the
+        iterator ends the generation.
+        """
+        from pydantic import ValidationError
+        from ray.llm._internal.serve.core.configs import openai_api_models as models
+
+        from serving.protocol import describe
+
+        request_type: Any = models.ChatCompletionRequest if kind == "chat" else models.CompletionRequest
+        try:
+            request = request_type.model_validate(body)
+        except ValidationError as error:
+            message, param = describe(dict(error.errors()[0]))
+            yield ApiError(400, message, param=param)
+            return
+        answers = await (self._server.chat(request) if kind == "chat" else self._server.completions(request))
+        async for item in answers:
+            for part in item if isinstance(item, list) else [item]:
+                if isinstance(part, models.ErrorResponse):
+                    yield _as_api_error(part.error)
+                else:
+                    yield part if isinstance(part, str) else part.model_dump_json(exclude=_OWN_FIELDS)
+
+    async def limits(self) -> dict[str, int]:
+        """What the door tells clients about the model."""
+        engine: Any = self._server.engine
+        return {"max_model_len": int(engine._engine_client.model_config.max_model_len)}
+
+    async def metrics(self) -> str:
+        """vLLM's own metrics in Prometheus' text form."""
+        from prometheus_client import generate_latest
+
+        return generate_latest().decode()
+
+    async def check_health(self) -> None:
+        """Raises when the engine is dead; Ray Serve then replaces the replica."""
+        await self._server.check_health()
+
+    async def __del__(self) -> None:
+        server = getattr(self, "_server", None)
+        if server is not None and server.engine is not None:
+            server.engine._engine_client.shutdown()
+
+
+def _llm_config(model_id: str, checkpoint: str, settings: EngineSettings, seed: int) -> "LLMConfig":
+    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+    from ray.serve.llm import LLMConfig
+
+    class LocalCheckpoint(CallbackBase):
+        """The checkpoint is on disk: skip the download task, a process that imports all of ray.serve.llm again."""
+
+        async def on_before_node_init(self) -> None:
+            self.ctx.run_init_node = False
+
+    return LLMConfig(
+        model_loading_config={"model_id": model_id, "model_source": checkpoint},
+        engine_kwargs=settings.arguments(seed),
+        accelerator_config={"kind": "cpu"},
+        placement_group_config={"bundles": [{"CPU": 1}]},
+        callback_config=CallbackConfig(callback_class=LocalCheckpoint),
+        # ray#59681: the batcher holds the first token back for its whole window of 50 ms.
+        experimental_configs={"stream_batching_interval_ms": 0},
+        # False leaves vLLM its own Prometheus logger, whose registry `metrics` reads.
+        log_engine_metrics=False,
+    )
+
+
+async def _start(config: "LLMConfig") -> "LLMServer":
+    from ray.llm._internal.serve.core.server.llm_server import LLMServer
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    class OneWorkerEngine(VLLMEngine):
+        """Ray asks for vLLM's multi-process executor on every CPU. With one worker that is one more process: 10 s of
+        imports at the start, then a busy loop that competes with the model for the cores."""
+
+        def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
+            if vllm_engine_config.parallel_config.world_size == 1:
+                vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
+            return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+
+    class PlainServer(LLMServer):
+        """Ray's server reports each model to a telemetry actor, also when usage statistics are off: a process of its
+        own, waited for at every start (5 s)."""
+
+        async def _start_engine(self) -> None:
+            assert self.engine is not None
+            await self.engine.start()
+
+    server = PlainServer.sync_init(config, engine_cls=OneWorkerEngine)
+    await server.start()
+    return server
+
+
+def _as_api_error(error: Any) -> ApiError:
+    status = int(error.code)
+    if status >= 500:
+        log.error("the engine failed a request: %s", error.message)
+        return errors.internal()
+    return ApiError(status, error.message, param=error.param)
+
+
+def _log_size() -> int:
+    """Bytes in this process's error log so far; the engine process writes to the same file."""
+    return os.fstat(2).st_size
+
+
+def _reason(error: Exception, mark: int) -> str:
+    """The engine's own last error. vLLM raises 'see root cause above'; the cause stands in the log alone."""
+    try:
+        with open("/proc/self/fd/2", "rb") as file:
+            file.seek(mark)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    found = [match for line in lines if (match := _ERROR_LINE.search(line)) and not match[2].startswith(_HOLLOW)]
+    return f"{found[-1][1]}: {found[-1][2]}" if found else f"{type(error).__name__}: {str(error).splitlines()[0]}"
