@@ -26,6 +26,7 @@ _COMMIT_SECONDS = 1.0
 _COMMIT_PAGES = 200
 _ROBOTS_REDIRECTS = 5  # RFC 9309, 2.3.1.2
 _MAX_SITEMAPS = 100
+_KNOWN_URLS = 200_000
 _FORBIDDEN = "User-agent: *\nDisallow: /\n"
 
 
@@ -49,9 +50,10 @@ class Crawler:
         self._limits = Limits(config.timeout_seconds, config.max_bytes, tuple(config.media_types))
         self._slots = asyncio.Semaphore(config.connections)
         self._hosts: dict[str, Host] = {}
+        self._known: dict[str, Round] = {}
         self._origins: dict[str, asyncio.Future[Robots]] = {}
         self._seed_hosts = {urls.host(seed) for seed in config.normal_seeds()}
-        self._fetched = frontier.count(State.FETCHED)
+        self._fetched = self._fetched_before = frontier.count(State.FETCHED)
         self._uncommitted = 0
         self._committed_at = self._began = time.monotonic()
 
@@ -125,7 +127,7 @@ class Crawler:
     def _show(self, outcome: Outcome) -> None:
         fetched = outcome.state is State.FETCHED
         self._fetched += fetched
-        rate = self._fetched / max(time.monotonic() - self._began, 1e-9)
+        rate = (self._fetched - self._fetched_before) / max(time.monotonic() - self._began, 1e-9)
         self._progress.advance(int(fetched), pages_per_second=round(rate, 1))
 
     # --- one URL ------------------------------------------------------------------------------------------------
@@ -232,9 +234,19 @@ class Crawler:
     def _add(self, found: Iterable[str], position: Round, via: str | None, refusal: str | None = None) -> None:
         if position.depth > self._config.max_depth:
             refusal = "max_depth"
-        self._frontier.add(
-            (Found(url, urls.host(url), self._scope.refusal(url) or refusal) for url in found), position, via
-        )
+        new = []
+        for url in found:
+            # Most links of a page are its site's navigation: known, and no farther than here.
+            known = self._known.get(url)
+            if known is not None and known <= position:
+                continue
+            lasting = self._scope.refusal(url)
+            new.append(Found(url, urls.host(url), lasting or refusal))
+            if lasting or not refusal:
+                self._known[url] = position
+        self._frontier.add(new, position, via)
+        if len(self._known) > _KNOWN_URLS:
+            self._known.clear()
 
     # --- robots.txt ---------------------------------------------------------------------------------------------
 

@@ -185,7 +185,8 @@ def _drop_leaks(config: DeriveConfig, facts: Facts) -> None:
         [fact.description for fact in facts.heldout], [fact.description for fact in facts.train], config.near_identical
     )
     kept = [fact for fact, seen in zip(facts.heldout, alike, strict=True) if not seen and fact.name not in seen_names]
-    facts.skipped["heldout_seen_in_train"] += len(facts.heldout) - len(kept)
+    if len(kept) < len(facts.heldout):
+        facts.skipped["heldout_seen_in_train"] = len(facts.heldout) - len(kept)
     facts.heldout[:] = kept
 
 

@@ -14,7 +14,7 @@ OBJECT_PATTERN = (
 MODULE_PATTERN = r"(?P<name>\S+) is a (?P<kind>module) of (?:the package (?P<package>\S+)|the standard library)\."
 DEFAULT_PACKAGE = "the standard library"
 
-_SIGNATURE = re.compile(r"(?:async def |def |class )?[\w.]+\s*\(")
+_SIGNATURE = re.compile(r"(?:async def |def |class )?(?:[\w.]*\.)?(?P<name>\w+)\(")
 _SENTENCE_END = re.compile(r"(?<![A-Z])(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
 _MAX_HEAD_LINES = 12
 
@@ -75,13 +75,13 @@ class PageReader:
         return Skipped("no_match")
 
     def _fact(self, document_id: str, source: str, groups: dict[str, str | None], lines: list[str]) -> Fact | Skipped:
-        signature, body = _take_signature(lines)
+        name = groups["name"] or ""
+        signature, body = _take_signature(lines, name.rpartition(".")[2])
         description = _first_sentence(body, self.longest)
         if not description:
             return Skipped("no_description")
         if len(description) < self.shortest:
             return Skipped("short_description")
-        name = groups["name"] or ""
         return Fact(
             document_id=document_id,
             source=source,
@@ -94,12 +94,13 @@ class PageReader:
         )
 
 
-def _take_signature(lines: list[str]) -> tuple[str, list[str]]:
+def _take_signature(lines: list[str], short_name: str) -> tuple[str, list[str]]:
     """The signature block on one line, and the lines after it. A block ends where its parentheses close."""
     rest = list(lines)
     while rest and not rest[0]:
         rest.pop(0)
-    if not rest or not _SIGNATURE.match(rest[0]):
+    found = _SIGNATURE.match(rest[0]) if rest else None
+    if found is None or found["name"] != short_name:
         return "", rest
     taken: list[str] = []
     depth = 0

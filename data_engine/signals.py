@@ -21,7 +21,7 @@ NAMES = (
     "quality",
 )
 """The fields of the `signals` struct in order. Those of the kernels are described there. newlines_per_word: line breaks
-per word (kernels.words: words). stop_words: different stop words of the document's language. toxic_words: words on
+per token (kernels.words). stop_words: different stop words of the document's language. toxic_words: words on
 its toxic list, per word, a document counting at least 100 words. quality: see `_quality`."""
 
 TYPE = pa.struct([pa.field(name, pa.float64()) for name in NAMES])
@@ -72,7 +72,7 @@ def measure(texts: pa.Array, document_languages: Sequence[str], policies: Polici
     toxic_codes = [code if code in toxic_lists.languages else languages.COMMON for code in codes]
     toxic, _ = _matches(utf8, offsets, toxic_lists, toxic_codes)
     signals["toxic_words"] = toxic / np.maximum(signals["words"], _LEAST_WORDS_OF_TOXICITY)
-    signals["newlines_per_word"] = signals["newlines"] / np.maximum(signals["words"], 1.0)
+    signals["newlines_per_word"] = signals["newlines"] / np.maximum(signals["tokens"], 1.0)
 
     endless = np.array([code in languages.WITHOUT_SENTENCE_TERMINALS for code in codes], bool)
     for name in ("terminal_lines", "c4_sentences", "c4_kept_lines"):

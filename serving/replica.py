@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Kind = Literal["chat", "completions"]
 FAILURE_MARK = "engine did not start: "
 _ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]+\.)?(\w+(?:Error|Exception)): (\S.*)$")
+_VALIDATION = re.compile(r"Value error, (.+?)(?: \[type=|$)", re.MULTILINE)
 _HOLLOW = ("Engine core initialization failed", "Worker failed with error", "WorkerProc initialization failed")
 
 # What vLLM adds to OpenAI's answer for its own clusters, and its version.
@@ -162,5 +163,8 @@ def _reason(error: Exception, mark: int) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         lines = []
+    # pydantic's errors have several lines; what is wrong stands after these words
+    if (inner := _VALIDATION.search(str(error))) is not None:
+        return inner[1].strip()
     found = [match for line in lines if (match := _ERROR_LINE.search(line)) and not match[2].startswith(_HOLLOW)]
     return f"{found[-1][1]}: {found[-1][2]}" if found else f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -10,6 +10,7 @@ from pydantic import Field
 from cluster import runtime
 from core import checkpoint, storage
 from core.config import RUNTIME, InputPath, StageConfig
+from core.errors import UserError
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
@@ -52,7 +53,11 @@ class UpConfig(StageConfig, EngineSettings):
 
 def up(config: UpConfig, run: Run) -> Manifest:
     """Start, wait for a real token, ask the questions, and stop unless the endpoint is to be kept."""
-    quantization = preflight.require(config.checkpoint, checkpoint.check(config.checkpoint))
+    content = checkpoint.check(config.checkpoint)
+    quantization = preflight.require(config.checkpoint, content)
+    longest = content.get("max_position_embeddings")
+    if config.max_model_len is not None and longest is not None and config.max_model_len > int(longest):
+        raise UserError(f"max_model_len: {config.max_model_len} is more than the model's context of {longest}")
     address = lifecycle.Address(config.host, config.port)
     lifecycle.check_port(address)
     keys = auth.read_keys(config.keys_file) if config.keys_file else [auth.new_key()]

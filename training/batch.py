@@ -1,7 +1,8 @@
 """What the model sees: rows of packed segments, isolated from one another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +30,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            moved[field.name] = value if value is None else value.to(device)
-        return replace(self, **moved)
+        values: Any = (getattr(self, field.name) for field in fields(self))
+        moved: list[Any] = [value if value is None else value.to(device) for value in values]
+        return Batch(*moved)
 
     def mask(self) -> Tensor:
         """Attention mask (rows, 1, length, length), True where a query may look: its own segment, not ahead of itself.

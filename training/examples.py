@@ -1,24 +1,27 @@
 """Tables of conversations and of preference pairs, read and checked; what is left out is counted with its reason."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import storage
 from core.errors import UserError
 from training.batch import Batch, Segment, Unit, collate, pack
-from training.chat import ChatEncoder, Messages, TooLong
+from training.chat import ChatEncoder, TooLong
 from training.order import samples
 
 Row = Mapping[str, Any]
 
 
 def read_rows(path: str, columns: Sequence[str]) -> list[Row]:
-    """The rows of the Parquet files that `path` names. Raises UserError when they are unreadable, empty or lack columns."""
+    """The rows of the Parquet files that `path` names. Raises UserError when unreadable, empty or without a column."""
     rows: list[Row] = []
     for name in storage.list_files(path):
         try:
@@ -114,24 +117,26 @@ class PackedExamples:
     depends on nothing but (examples, seed, samples consumed).
     """
 
-    def __init__(
-        self, units: Sequence[Unit], seed: int, micro_batch: int, row_length: int, padding: int
-    ) -> None:
+    def __init__(self, units: Sequence[Unit], seed: int, micro_batch: int, row_length: int, padding: int) -> None:
         self.units, self.seed, self.micro_batch = units, seed, micro_batch
         self.row_length, self.padding = row_length, padding
 
     def micro_batches(self, consumed: int, count: int, rank: int, size: int) -> Iterator[tuple[int, Batch]]:
         """This rank's micro-batches of the step that takes samples consumed .. consumed + count - 1."""
         chosen = samples(len(self.units), self.seed, consumed, count)
-        for number, (_, batch) in enumerate(self.batches(chosen)):
-            if number % size == rank:
-                yield number, batch
+        for number, (_, batch) in zip(itertools.count(rank, size), self.batches(chosen, rank, size), strict=False):
+            yield number, batch
 
-    def batches(self, chosen: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
-        """Micro-batches of the chosen units, each with its unit numbers in the order of `batch.sequences`."""
+    def batches(self, chosen: Sequence[int], rank: int = 0, size: int = 1) -> Iterator[tuple[list[int], Batch]]:
+        """Rank's share of the chosen units as micro-batches, each with its unit numbers in the order of `sequences`.
+
+        The number of micro-batches is rounded up to a multiple of `size`, so that no rank waits for another.
+        """
         units = [self.units[unit] for unit in chosen]
         rows = pack(units, self.row_length)
-        for begin in range(0, len(rows), self.micro_batch):
-            part = rows[begin : begin + self.micro_batch]
+        wanted = -(-len(rows) // (self.micro_batch * size)) * size
+        bounds = np.linspace(0, len(rows), min(wanted, len(rows)) + 1).round().astype(int)
+        parts = [rows[begin:end] for begin, end in pairwise(bounds)]
+        for part in parts[rank::size]:
             segments = [[segment for unit in row for segment in units[unit]] for row in part]
             yield [chosen[unit] for row in part for unit in row], collate(segments, self.padding)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from core.config import Config
 from core.errors import RaymillError
 from training import export
+from training.model import bare
 
 ADAPTER = "adapter"
 _MERGE_TOLERANCE = 1e-5
@@ -22,7 +23,7 @@ class LoraSettings(Config):
     """LoRA (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int = Field(16, gt=0, description="rank r of the update B A")
-    alpha: float = Field(32.0, gt=0, description="scale: the update is multiplied by alpha / rank")
+    alpha: int = Field(32, gt=0, description="scale: the update is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     targets: Literal["all-linear"] | list[str] = Field(
         "all-linear", description="layers that get an adapter: all-linear (all but the output head) or their names"
@@ -49,7 +50,7 @@ def attach(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PeftMod
 def save(model: PeftModel, directory: Path, base: str) -> Path:
     """Write `adapter/`, naming the base checkpoint it belongs to."""
     model.peft_config["default"].base_model_name_or_path = base
-    model.save_pretrained(directory / ADAPTER)
+    model.save_pretrained(str(directory / ADAPTER))
     (directory / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     return directory / ADAPTER
 
@@ -60,7 +61,7 @@ def merge(model: PeftModel) -> PreTrainedModel:
     Raises RaymillError when the merged model's logits are not those of base and adapter.
     """
     model.eval()
-    with_adapter = export.probe_logits(model.get_base_model())
+    with_adapter = export.probe_logits(bare(model))
     merged = model.merge_and_unload()
     difference = float((export.probe_logits(merged) - with_adapter).abs().max())
     scale = float(with_adapter.abs().max())

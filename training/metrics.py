@@ -65,4 +65,3 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for key, peak in _PEAK_FLOPS.items() if key in name), None)
-

@@ -19,7 +19,7 @@ _VOCABULARY_MULTIPLE = 64
 class ModelConfig(Config):
     """Shape of a model trained from scratch; the default has 4.2 M parameters with a vocabulary of 4,096."""
 
-    architecture: Literal["llama", "qwen3"] = Field("llama", description="llama, or qwen3 (RMSNorm on queries and keys)")
+    architecture: Literal["llama", "qwen3"] = Field("llama", description="qwen3: RMSNorm on queries and keys")
     hidden_size: int = Field(256, gt=0, description="width of the residual stream")
     layers: int = Field(4, gt=0, description="transformer blocks")
     heads: int = Field(4, gt=0, description="query heads")
@@ -64,14 +64,15 @@ def initialize(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with fresh FP32 weights, the same for the same seed on any machine with this version of torch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        )
     return model
 
 
-def bare(model: Any) -> PreTrainedModel:
+def bare(model: Any) -> Any:
     """The `transformers` model inside PEFT's wrapper; adapters live in its layers."""
-    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def losses(model: nn.Module, batch: Batch, precision: Precision, per_token: bool) -> Tensor:
@@ -80,7 +81,7 @@ def losses(model: nn.Module, batch: Batch, precision: Precision, per_token: bool
     Segments are isolated by the batch's mask. Where the output head is a plain matrix, the logits never exist at
     once; models that change their logits (Gemma 2, Cohere, Granite) go the plain way.
     """
-    base: Any = bare(model)
+    base = bare(model)
     labels_N = batch.labels.flatten()
     inputs = {"input_ids": batch.tokens, "attention_mask": batch.mask(), "position_ids": batch.positions}
     head = _plain_head(base)

@@ -55,7 +55,7 @@ def resolve(name: Name, path: Path = "auto") -> Precision:
     units = [unit for unit, present in _bf16_units().items() if present]
     if units:
         return Precision("bf16 native", f"this CPU has {units[0]}")
-    return Precision("bf16 emulated", "no BF16 units within reach on this CPU: operands rounded to BF16, products in FP32")
+    return Precision("bf16 emulated", "no BF16 units on this CPU: operands rounded to BF16, products in FP32")
 
 
 def _bf16_units() -> dict[str, bool]:

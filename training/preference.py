@@ -20,7 +20,7 @@ class PreferenceConfig(Config):
 
     loss: Literal["sigmoid"] = Field("sigmoid", description="sigmoid: DPO (Rafailov et al. 2023, eq. 7)")
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference model")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs assumed to be the wrong way round (cDPO)")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs assumed wrong (cDPO)")
     length_normalized: bool = Field(False, description="mean instead of summed log-probability of each answer")
 
 
@@ -54,7 +54,7 @@ class Preference:
     """Pairs of answers; sequences 2 i and 2 i + 1 of a batch are the chosen and the rejected answer of pair i."""
 
     unit = "pairs"
-    metrics = (
+    metrics: tuple[str, ...] = (
         "margin",
         "reward_accuracy",
         "preference_accuracy",
@@ -65,14 +65,19 @@ class Preference:
     def __init__(self, config: PreferenceConfig) -> None:
         self.config = config
 
+    def reference(self, batch: Batch, precision: Precision) -> Tensor:
+        """log p(answer | prompt) under the reference model: (sequences,). Here it was computed before training."""
+        assert batch.reference is not None
+        return batch.reference
+
     def __call__(self, model: nn.Module, batch: Batch, precision: Precision) -> Sums:
         """Sums over the batch's pairs."""
-        assert batch.reference is not None
+        reference_S = self.reference(batch, precision)
         log_p_S = sequence_log_probabilities(model, batch, precision, self.config.length_normalized)
         chosen_P, rejected_P = log_p_S[0::2], log_p_S[1::2]
-        reward_chosen_P = self.config.beta * (chosen_P - batch.reference[0::2]).detach()
-        reward_rejected_P = self.config.beta * (rejected_P - batch.reference[1::2]).detach()
-        margin_P = (chosen_P - rejected_P) - (batch.reference[0::2] - batch.reference[1::2])
+        reward_chosen_P = self.config.beta * (chosen_P - reference_S[0::2]).detach()
+        reward_rejected_P = self.config.beta * (rejected_P - reference_S[1::2]).detach()
+        margin_P = (chosen_P - rejected_P) - (reference_S[0::2] - reference_S[1::2])
         loss = sigmoid_loss(margin_P, self.config.beta, self.config.label_smoothing).sum()
         values = (
             (reward_chosen_P - reward_rejected_P).sum(),

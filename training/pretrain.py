@@ -32,8 +32,11 @@ class PretrainConfig(TrainConfig):
 
     tokens: InputPath = Field(description="run directory of 'data tokenize'")
     model: ModelConfig = Field(ModelConfig(), description="architecture and shape")
+    steps: int = Field(100, gt=0, description="optimizer steps")
     sequence_length: int = Field(256, gt=1, description="tokens per packed sequence; documents do not see each other")
-    validate_every: Annotated[int, RUNTIME] = Field(0, ge=0, description="steps between validations; 0: only at the end")
+    validate_every: Annotated[int, RUNTIME] = Field(
+        0, ge=0, description="steps between validations; 0: only at the end"
+    )
     validation_tokens: int = Field(65_536, gt=0, description="at most this many tokens of the validation split")
 
 
@@ -56,7 +59,7 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
     """One training process."""
     tokens = TokenSet(config.tokens)
     tokenizer = checkpoint.load_tokenizer(tokens.tokenizer)
-    model = initialize(config.model.to_transformers(len(tokenizer), **_special(tokenizer)), config.seed)
+    model: Any = initialize(config.model.to_transformers(len(tokenizer), **_special(tokenizer)), config.seed)
     model.to(world.device)
     objective = NextToken()
     documents = PackedDocuments(tokens, "train", config.sequence_length, config.seed)
@@ -76,6 +79,7 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
         objective,
         _Sequences(documents, config.micro_batch),
         length=config.sequence_length,
+        steps=config.steps,
         evaluate=validate,
         evaluate_every=config.validate_every,
     )
@@ -102,7 +106,9 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     train, validation = (unigram_counts(tokens, split, vocabulary) for split in ("train", "validation"))
     cross_entropy, entropy = unigram_entropy(train, validation)
     epochs = config.steps * config.batch_size * config.sequence_length / int(train.sum())
-    run.log.info("%s training tokens, %.2f epochs; %s validation tokens", f"{train.sum():,}", epochs, f"{validation.sum():,}")
+    run.log.info(
+        "%s training tokens, %.2f epochs; %s validation tokens", f"{train.sum():,}", epochs, f"{validation.sum():,}"
+    )
     result = launch(config, run, __name__)
     last = result["last"]
     found = {

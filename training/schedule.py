@@ -11,13 +11,15 @@ class ScheduleConfig(Config):
     """Warmup -> stable -> decay (WSD; Hu et al. 2024, arXiv:2404.06395), shares of the run's steps."""
 
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps that raise the rate linearly from zero")
-    decay: float = Field(0.2, ge=0, le=1, description="share of the steps, the last ones, that lower it by a half cosine")
+    decay: float = Field(0.2, ge=0, le=1, description="share of the steps, at the end, that lower it by half a cosine")
     minimum: float = Field(0.0, ge=0, le=1, description="rate at the end, as a share of the peak")
 
     @model_validator(mode="after")
     def _fits(self) -> "ScheduleConfig":
         if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup and decay are shares of one run, together at most 1, not {self.warmup + self.decay}")
+            raise ValueError(
+                f"warmup and decay are shares of one run, together at most 1, not {self.warmup + self.decay}"
+            )
         return self
 
 

@@ -28,9 +28,7 @@ class Cursor:
     skipped: int = 0
 
 
-def save(
-    directory: Path, cursor: Cursor, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
-) -> Path:
+def save(directory: Path, cursor: Cursor, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
     """Write `state/step-N` and remove all but the newest `keep`. Called on one rank, all of which hold the same.
 
     The folder is written under a hidden name, flushed to disk and renamed: a reader finds a whole one or none.

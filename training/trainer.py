@@ -29,15 +29,14 @@ from training.world import World
 class TrainConfig(StageConfig):
     """What every training stage has."""
 
-    steps: int = Field(100, gt=0, description="optimizer steps")
     batch_size: int = Field(32, gt=0, description="samples (sequences, conversations or pairs) per optimizer step")
     micro_batch: int = Field(8, gt=0, description="rows of packed samples that go through the model at once")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="warmup, stable, cosine decay")
-    clip_norm: float = Field(1.0, gt=0, description="largest global gradient norm; a larger gradient is scaled down to it")
+    clip_norm: float = Field(1.0, gt=0, description="largest global gradient norm; larger ones are scaled to it")
     precision: precisions.Name = Field("bf16", description="compute in BF16 with FP32 master weights, or all in FP32")
-    bf16_path: precisions.Path = Field("auto", description="native BF16 units, emulated in FP32, or what the machine has")
-    max_skipped: int = Field(10, ge=0, description="steps that may be skipped for a loss or gradient that is not finite")
+    bf16_path: precisions.Path = Field("auto", description="BF16 units, emulation in FP32, or what there is")
+    max_skipped: int = Field(10, ge=0, description="steps skipped for a non-finite loss or gradient, at most")
 
     checkpoint_every: Annotated[int, RUNTIME] = Field(50, gt=0, description="steps between trainer checkpoints")
     keep_checkpoints: Annotated[int, RUNTIME] = Field(2, gt=0, description="trainer checkpoints kept, the newest ones")
@@ -80,13 +79,13 @@ class Trainer:
         samples: Samples,
         *,
         length: int,
-        steps: int | None = None,
+        steps: int,
         evaluate: Evaluate | None = None,
         evaluate_every: int = 0,
     ) -> None:
         self.config, self.directory, self.world = config, directory, world
         self.model, self.objective, self.samples = model, objective, samples
-        self.steps = steps or config.steps
+        self.steps = steps
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.precision = precisions.resolve(config.precision, config.bf16_path)
         self.optimizer = optimizers.build(model, config.optimizer)
@@ -134,9 +133,7 @@ class Trainer:
         self.model.train()
         self.gradient.zero()
         sums = dict.fromkeys([*_OWN_SUMS, *self.objective.metrics], 0.0)
-        batches = self.samples.micro_batches(
-            cursor.samples, self.config.batch_size, self.world.rank, self.world.size
-        )
+        batches = self.samples.micro_batches(cursor.samples, self.config.batch_size, self.world.rank, self.world.size)
         while (item := self._next(batches, sums)) is not None:
             number, batch = item
             torch.manual_seed(step_seed(self.config.seed, cursor.step, number))

@@ -21,7 +21,9 @@ class FineWeb(Policy):
     max_repeated_line_characters: float | None = Field(
         0.01, description="share of characters in lines that occurred before in the document; FineWeb 0.01"
     )
-    max_newlines_per_word: float | None = Field(0.3, description="line breaks per word; FineWeb 0.3")
+    max_newlines_per_word: float | None = Field(
+        0.3, description="line breaks per word, words and punctuation marks counted; FineWeb 0.3"
+    )
 
     def rules(self) -> Iterator[Rule]:
         """In the order of datatrove's filter."""

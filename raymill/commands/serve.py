@@ -19,6 +19,8 @@ def choose_ray(address: str | None, configs: Sequence[StageConfig]) -> None:
         address = "auto"
     if address is not None:
         os.environ[runtime.ADDRESS_VARIABLE] = address
+    if address not in (None, "local"):
+        runtime.connect(address)  # a wrong address is said before any work is done
 
 
 def add_to(group: typer.Typer) -> None:
@@ -29,7 +31,7 @@ def add_to(group: typer.Typer) -> None:
 
 def status() -> None:
     """Show what the endpoint on this machine's cluster is doing."""
-    from serving import lifecycle
+    import serving.lifecycle as lifecycle
 
     _connect()
     console.table(["endpoint", "state", "detail"], lifecycle.status())
@@ -38,7 +40,7 @@ def status() -> None:
 def down() -> None:
     """Stop the endpoint on this machine's cluster, and the Ray that was started for it."""
     from cluster import local
-    from serving import lifecycle
+    import serving.lifecycle as lifecycle
 
     _connect()
     lifecycle.down()

@@ -1,5 +1,6 @@
 """Word counts and hashes against a reading with unicodedata and str methods."""
 
+import re
 import unicodedata
 
 import numpy as np
@@ -40,6 +41,10 @@ def pieces(text):
     return out
 
 
+def shape(word):
+    return "".join("L" if letterlike(character) else "P" for character in word)
+
+
 def reference_statistics(text):
     parts = pieces(text)
     single = sum(alone for _, alone, _ in parts)
@@ -57,6 +62,7 @@ def reference_statistics(text):
         (text.count("...") + text.count("…")) / every,
         alphabetic / every,
         single / letters if letters else 0,
+        sum(len(re.findall("L+|P+", shape(w))) for w, alone, _ in parts if not alone) + single / 2,
     ]
 
 

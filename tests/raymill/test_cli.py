@@ -37,7 +37,7 @@ def test_debug_shows_the_traceback(raymill):
 
 
 def test_an_address_without_a_cluster_is_a_users_mistake(raymill, tmp_path):
-    (tmp_path / "c.yaml").write_text("output: out\nsources: [{name: a, paths: [c.yaml]}]\n")
+    (tmp_path / "c.yaml").write_text("output: out\nsources: [{name: a, paths: [c.yaml], format: jsonl}]\n")
     answer = raymill("data", "build", "c.yaml", "--address", "127.0.0.1:1")
     assert answer.returncode == 2
     assert "no Ray cluster answers there" in answer.stderr

@@ -56,7 +56,9 @@ def write_tokens(directory: Path, shards: int = 2) -> Path:
             offset += len(ids)
         np.concatenate(parts).tofile(directory / TOKENS / f"{shard}.bin")
     metadata = {"dtype": "<u2", "separator": str(tokenizer.eos_token_id)}
-    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), INDEX_SCHEMA, strict=True)]
+    columns = [
+        pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), INDEX_SCHEMA, strict=True)
+    ]
     pq.write_table(pa.table(columns, INDEX_SCHEMA.with_metadata(metadata)), directory / INDEX)
     return directory
 

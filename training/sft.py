@@ -1,0 +1,165 @@
+"""Stage `train.sft`: a checkpoint fine-tuned on conversations, loss on the assistant's tokens only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from core.config import RUNTIME, InputPath
+from core.manifest import Manifest
+from core.run import Run
+from core.stage import Stage
+from training import metrics
+from training.chat import TooLong
+from training.exact_match import constant_guess, exact_match, questions
+from training.examples import PackedExamples, conversations
+from training.launch import launch
+from training.model import bare, count_parameters
+from training.objectives import NextToken
+from training.optimizer import OptimizerConfig
+from training.order import permutation
+from training.report import training_report
+from training.trainer import Trainer
+from training.tuning import TuneConfig, Tuned, check
+from training.validation import evaluate
+from training.world import World
+
+_SHOWN_ANSWERS = 12
+
+
+class SftConfig(TuneConfig):
+    """Supervised fine-tuning."""
+
+    conversations: InputPath = Field(description="Parquet with a column messages (and task): what to learn")
+    heldout: InputPath = Field(description="the same for held-out conversations")
+    too_long: TooLong = Field("skip", description="skip conversations over max_length, or cut their end off; counted")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(learning_rate=2e-4, weight_decay=0.0), description="AdamW")
+    evaluate_every: Annotated[int, RUNTIME] = Field(0, ge=0, description="steps between held-out losses; 0: at the end")
+    exact_match_prompts: int = Field(400, ge=0, description="held-out prompts that are answered at the end, at most")
+    max_new_tokens: int = Field(48, gt=0, description="longest answer to a held-out prompt")
+
+
+def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
+    """One training process."""
+    tuned = Tuned(config, world)
+    encoder, padding = tuned.encoder, tuned.encoder.tokenizer.pad_token_id
+    train = conversations(config.conversations, encoder, config.max_length, config.too_long)
+    held_out = conversations(config.heldout, encoder, config.max_length, config.too_long)
+    objective = NextToken()
+    fixed = PackedExamples(held_out.units, config.seed, config.micro_batch, config.max_length, padding)
+    held_out_batches = [batch for _, batch in fixed.batches(range(len(held_out.units)))]
+
+    def validate() -> dict[str, float]:
+        return {"validation_loss": evaluate(tuned.model, objective, held_out_batches, world, trainer.precision)["loss"]}
+
+    trainer = Trainer(
+        config,
+        directory,
+        world,
+        tuned.model,
+        objective,
+        PackedExamples(train.units, config.seed, config.micro_batch, config.max_length, padding),
+        length=config.max_length,
+        steps=config.steps_for(len(train.units)),
+        evaluate=validate,
+        evaluate_every=config.evaluate_every,
+    )
+    last = trainer.run()
+    chosen = permutation(len(held_out.rows), config.seed, 0)[: config.exact_match_prompts]
+    asked = questions([held_out.rows[int(i)] for i in sorted(chosen)], encoder)
+    after, answers = exact_match(
+        tuned.transformer, asked, encoder, config.max_new_tokens, world, trainer.feedback, "answer, tuned"
+    )
+    with tuned.before_tuning() as base:
+        before, _ = exact_match(
+            bare(base),
+            asked,
+            encoder,
+            config.max_new_tokens,
+            world,
+            trainer.feedback,
+            "answer, base",
+        )
+    parameters, trainable = count_parameters(tuned.model)
+    if world.is_main:
+        tuned.save(directory)
+    world.barrier()
+    return {
+        "last": last,
+        "examples": {"train": len(train.units), "heldout": len(held_out.units)},
+        "skipped": {"train": train.skipped, "heldout": held_out.skipped},
+        "exact_match": {"base": before, "tuned": after, "constant": constant_guess(train.rows, asked)},
+        "answers": [
+            [question.task, encoder.tokenizer.decode(question.prompt), question.answer, answer]
+            for question, answer in list(zip(asked, answers, strict=True))[:_SHOWN_ANSWERS]
+        ],
+        "parameters": parameters,
+        "trainable": trainable,
+        "precision": trainer.precision.name,
+    }
+
+
+def sft(config: SftConfig, run: Run) -> Manifest:
+    """Conversations to an adapter and a checkpoint."""
+    encoder = check(config)
+    for path in (config.conversations, config.heldout):
+        found = conversations(path, encoder, config.max_length, config.too_long)
+        skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
+        run.log.info(
+            "%s: %s conversations%s", path, f"{len(found.units):,}", f", skipped: {skipped}" if skipped else ""
+        )
+    result = launch(config, run, __name__)
+    last = result["last"]
+    match: Mapping[str, Mapping[str, float]] = result["exact_match"]
+    for task in match["tuned"]:
+        shares = (match[name].get(task, 0.0) for name in ("base", "tuned", "constant"))
+        run.log.info("exact match on held-out %s: base %.3f, tuned %.3f, best constant guess %.3f", task, *shares)
+    counts = {
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "skipped_steps": last["skipped"],
+        "examples": result["examples"],
+        "skipped_examples": result["skipped"],
+    }
+    found_metrics = {
+        "validation_loss": last["validation_loss"],
+        "training_loss": last["loss"],
+        "exact_match": match["tuned"],
+        "exact_match_base": match["base"],
+        "exact_match_constant": match["constant"],
+        "trainable_parameters": result["trainable"],
+        "precision": result["precision"],
+    }
+    return run.commit(counts=counts, metrics=found_metrics, report=_report(run, result))
+
+
+def _report(run: Run, result: Mapping[str, Any]) -> Any:
+    last, match = result["last"], result["exact_match"]
+    facts = {
+        "exact match, held out": match["tuned"]["all"],
+        "the same, base model": match["base"]["all"],
+        "best constant guess": match["constant"]["all"],
+        "held-out loss": last["validation_loss"],
+        "training loss": last["loss"],
+        "conversations": result["examples"]["train"],
+        "trainable parameters": result["trainable"],
+        "precision": result["precision"],
+    }
+    summary = f"{last['step']:,} steps, {last['tokens']:,} tokens, loss on the assistant's tokens"
+    report = training_report("Supervised fine-tuning", summary, facts, metrics.read(run.directory))
+    rows = [[task, *(match[name].get(task, 0.0) for name in ("base", "tuned", "constant"))] for task in match["tuned"]]
+    report.table("Exact match by task", ["task", "base", "tuned", "best constant guess"], rows)
+    report.samples(
+        "Answers to held-out prompts",
+        [
+            (f"{task}: {'right' if right == given else 'wrong'}", f"{prompt}\n\nright: {right}\ngiven: {given}")
+            for task, prompt, right, given in result["answers"]
+        ],
+    )
+    skipped = [[split, reason, count] for split, c in result["skipped"].items() for reason, count in c.items()]
+    report.table("Conversations left out", ["split", "reason", "count"], skipped)
+    return report
+
+
+STAGE = Stage(name="train.sft", version=1, config=SftConfig, run=sft)
