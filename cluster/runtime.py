@@ -2,12 +2,15 @@
 
 import logging
 import os
+import socket
 
 import ray
 
 from core.errors import RaymillError, UserError
 
 ADDRESS_VARIABLE = "RAYMILL_ADDRESS"
+_ANSWER_SECONDS = 5.0
+_MEND = "start one with 'raymill cluster up --local', or use --address local"
 log = logging.getLogger("raymill.cluster")
 
 
@@ -25,14 +28,25 @@ def connect(address: str | None = None) -> None:
         log.info("starting Ray in this process (%s cores)", os.cpu_count())
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return
+    _require_listener(chosen)
     try:
         ray.init(address=chosen, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"--address {chosen}: no Ray cluster answers there ({str(error).splitlines()[0]}); "
-            "start one with 'raymill cluster up --local', or use --address local"
+            f"--address {chosen}: no Ray cluster answers there ({str(error).splitlines()[0]}); {_MEND}"
         ) from None
     log.info("connected to the Ray cluster at %s", chosen)
+
+
+def _require_listener(address: str) -> None:
+    """Ray tries a silent address for minutes: ask the port first."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error}); {_MEND}") from None
 
 
 def cores() -> int:

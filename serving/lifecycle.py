@@ -109,7 +109,7 @@ def check_port(address: Address) -> None:
     except OSError as error:
         raise UserError(
             f"port: cannot listen on {address.host}:{address.port} ({error.strerror or error}); "
-            "stop what uses it, or choose another with --set port=..."
+            "stop what uses it (is it an endpoint? raymill serve status), or choose another with --set port=..."
         ) from None
 
 
@@ -197,10 +197,10 @@ def status() -> list[tuple[str, str, str]]:
     client = _get_global_client()
     assert client is not None, "serve.status() has just connected"
     options = client.http_config
-    rows = [(Address(str(options.host), options.port).url, str(found.status.value), "")]
+    rows = [(Address(str(options.host), options.port).url, found.status.value, "")]
     for name, deployment in sorted(found.deployments.items()):
-        states = ", ".join(f"{count} {state.value.lower()}" for state, count in deployment.replica_states.items())
-        rows.append((name, str(deployment.status.value), f"replicas: {states or 'none'}"))
+        states = ", ".join(f"{count} {str(state).lower()}" for state, count in deployment.replica_states.items())
+        rows.append((name, deployment.status.value, f"replicas: {states or 'none'}"))
     return rows
 
 

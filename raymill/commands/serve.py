@@ -31,7 +31,7 @@ def add_to(group: typer.Typer) -> None:
 
 def status() -> None:
     """Show what the endpoint on this machine's cluster is doing."""
-    import serving.lifecycle as lifecycle
+    from serving import lifecycle
 
     _connect()
     console.table(["endpoint", "state", "detail"], lifecycle.status())
@@ -40,7 +40,7 @@ def status() -> None:
 def down() -> None:
     """Stop the endpoint on this machine's cluster, and the Ray that was started for it."""
     from cluster import local
-    import serving.lifecycle as lifecycle
+    from serving import lifecycle
 
     _connect()
     lifecycle.down()
