@@ -4,7 +4,7 @@ Differences that are meant, with what they do to 600 documents of software manua
 * datatrove counts words as spaCy cuts them (punctuation marks and line breaks are words), we as white space does. So it
   finds 590 of the 600 to have too few alphabetic words, where we find 121; and 27 too long words, where we find 102.
 * A bullet is '•' or '-' there, '*' too here (Dolma); shares of lines count empty lines there, not here.
-* Lines are cut at every Unicode line separator there, not stripped; here at '\n', without white space at their ends.  # noqa: E501
+* Lines are cut at every Unicode line separator there and not stripped; here at '\n', without white space at their ends.
 * C4's sentence ends are those of every script here.
 * Repetition counts every occurrence here (the paper, DCLM, RedPajama), second and later ones there.
 """
