@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -41,16 +42,19 @@ def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrain
     check(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: the checkpoint does not load: {str(error).splitlines()[0]}") from None
     model.eval()
     return model
 
 
 def load_config(path: str | Path) -> Any:
-    """The model's configuration alone."""
+    """The model's configuration alone. Raises UserError when the directory is no checkpoint, or of an unknown kind."""
     check(path)
-    return AutoConfig.from_pretrained(path, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: its config.json does not load: {str(error).splitlines()[0]}") from None
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -172,7 +172,8 @@ def parse(model: type[M], data: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A mistyped setting is often a missing one too; its own name says more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(f"{where}: {_explain(model, data, first)}{more}") from None
 
@@ -189,6 +190,11 @@ def _explain(model: type[BaseModel], data: Any, error: Any) -> str:
         return f"{dotted} is not a setting; {parent or 'here'} knows: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{dotted} is missing; set it in the file or with --set {dotted}=..."
+    if error["type"].startswith("union_tag"):  # which kind of thing it is decides what else it may hold
+        tag, context = error["ctx"]["discriminator"].strip("'"), error["ctx"]
+        if error["type"] == "union_tag_not_found":
+            return f"{dotted}.{tag} is missing; it says which settings belong here"
+        return f"{dotted}.{tag}: {context['tag']!r} is none of {context['expected_tags']}"
     message = error["msg"][0].lower() + error["msg"][1:]
     value = error.get("input")
     shown = "" if isinstance(value, dict | list | BaseModel) else f", got {value!r}"

@@ -86,8 +86,13 @@ class Run:
             raise UserError(f"output: {self.directory} is a file; name a folder")
         if self.directory.is_dir() and any(self.directory.iterdir()) and not self._is_run_directory():
             raise UserError(f"output: {self.directory} holds files that no run wrote; name an empty or new folder")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path(_LOCK), os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path(_LOCK), os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"output: {self.directory} cannot be written: {error.strerror}; name another folder"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

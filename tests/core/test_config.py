@@ -1,4 +1,4 @@
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
@@ -114,3 +114,27 @@ def test_bad_file_is_one_line(tmp_path, content):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no such configuration file"):
         load(Build, tmp_path / "none.yaml")
+
+
+def test_a_mistyped_setting_is_named_before_the_one_it_leaves_missing():
+    class Needs(Config):
+        seeds: list[str]
+
+    with pytest.raises(UserError, match="x: seedz is not a setting; did you mean seeds"):
+        parse(Needs, {"seedz": []}, "x")
+
+
+def test_the_kind_of_a_thing_is_asked_for_by_its_setting():
+    class Cat(Config):
+        type: Literal["cat"]
+
+    class Dog(Config):
+        type: Literal["dog"]
+
+    class Zoo(Config):
+        animals: list[Annotated[Cat | Dog, Field(discriminator="type")]]
+
+    with pytest.raises(UserError, match=r"x: animals\.0\.type is missing"):
+        parse(Zoo, {"animals": [{}]}, "x")
+    with pytest.raises(UserError, match=r"x: animals\.0\.type: 'cow' is none of 'cat', 'dog'"):
+        parse(Zoo, {"animals": [{"type": "cow"}]}, "x")
