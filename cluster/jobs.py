@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from cluster import local
+from cluster import local, runtime
 from core.errors import RaymillError, UserError
 
 _POLL_SECONDS = 1.0
+_AGENT_SECONDS = 90.0
 _RUNNING = (JobStatus.PENDING, JobStatus.RUNNING)
 
 
@@ -31,6 +33,11 @@ def client(address: str | None) -> JobSubmissionClient:
                 "no cluster runs here; start one with 'raymill cluster up --local' or name one with --address"
             )
         chosen = running.dashboard
+    url = urlsplit(chosen)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise UserError(f"--address {chosen}: expected the URL of a dashboard, as http://127.0.0.1:8265")
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    runtime.require_listener(chosen, "job server", url.hostname, port, "is the address right, is the cluster up?")
     try:
         return JobSubmissionClient(chosen)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -40,8 +47,9 @@ def client(address: str | None) -> JobSubmissionClient:
 def submit(jobs: JobSubmissionClient, arguments: Sequence[str]) -> tuple[str, bool]:
     """Run `raymill ARGUMENTS` as a job. Returns its id and whether it is new.
 
-    The id is derived from the command and the content of the files it names, so that submitting twice, also after
-    a lost connection, does not run twice. Work that has ended gets a new id and runs again.
+    The id is derived from the command, the content of the files it names, and the folder that their paths are meant
+    from, so that submitting twice, also after a lost connection, does not run twice. Work that has ended gets a new
+    id and runs again.
     """
     if not arguments:
         raise UserError("nothing to submit; as in: raymill cluster submit -- train pretrain pretrain.yaml")
@@ -56,7 +64,19 @@ def submit(jobs: JobSubmissionClient, arguments: Sequence[str]) -> tuple[str, bo
     command = shlex.join([sys.executable, "-m", "raymill", *arguments])
     # The job starts in Ray's session folder; paths in the command and its configuration are meant from here.
     entrypoint = f"cd {shlex.quote(str(Path.cwd()))} && exec {command}"
-    return jobs.submit_job(entrypoint=entrypoint, submission_id=name), True
+    return _send(jobs, entrypoint, name), True
+
+
+def _send(jobs: JobSubmissionClient, entrypoint: str, name: str) -> str:
+    """Submit, and wait for a cluster that has just started: its dashboard answers before a node can take jobs."""
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return jobs.submit_job(entrypoint=entrypoint, submission_id=name)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise RaymillError(f"{name}: the cluster does not take the job: {str(error).splitlines()[0]}") from None
+        time.sleep(_POLL_SECONDS)
 
 
 def follow(jobs: JobSubmissionClient, name: str) -> Iterator[str]:
@@ -105,7 +125,7 @@ def listing(jobs: JobSubmissionClient) -> list[JobDetails]:
 
 
 def _digest(arguments: Sequence[str]) -> str:
-    state = hashlib.blake2b(digest_size=4)
+    state = hashlib.blake2b(f"{Path.cwd()}\0".encode(), digest_size=4)
     for argument in arguments:
         state.update(argument.encode() + b"\0")
         if Path(argument).is_file():

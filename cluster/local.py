@@ -20,6 +20,7 @@ from core.errors import RaymillError, UserError
 STATE = Path(os.environ.get("XDG_STATE_HOME", "~/.local/state")).expanduser() / "raymill" / "cluster.json"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
+_CLIENT_PORT = 10001  # Ray's own default, which people know
 
 
 @dataclass(frozen=True)
@@ -60,38 +61,59 @@ def up(
         f"--num-cpus={cores or os.cpu_count()}",
         "--include-dashboard=true",
     ]
+    # Where another Ray of this machine holds port 52365, Ray's default, the job agent gives up without a word, and the
+    # cluster never takes a job.
+    command += [
+        f"--dashboard-agent-listen-port={_free_port()}",
+        f"--ray-client-server-port={_free_port(_CLIENT_PORT)}",
+    ]
     command += [f"--temp-dir={temporary}", "--disable-usage-stats"]
-    started = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_START_SECONDS)
-    if started.returncode != 0:
-        lines = (started.stderr or started.stdout).strip().splitlines()
-        raise RaymillError(f"ray start failed: {lines[-1] if lines else 'no message'}")
     cluster = LocalCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", temporary, for_endpoint)
     STATE.parent.mkdir(parents=True, exist_ok=True)
     storage.write_atomic(STATE, json.dumps(asdict(cluster)) + "\n")
-    _wait_for_dashboard(cluster)
+    try:
+        _start(command)
+        _wait_for_dashboard(cluster)
+    except BaseException:
+        down()  # a head without its raylet would stay behind
+        raise
     return cluster
+
+
+def _start(command: list[str]) -> None:
+    # A raylet ends itself when its agent is not there within 15 s, which a busy machine takes to import it.
+    environment = {**os.environ, "RAY_agent_register_timeout_ms": str(int(_START_SECONDS * 1000))}
+    try:
+        started = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=_START_SECONDS, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise RaymillError(f"ray start did not come to an end within {_START_SECONDS:.0f} s") from None
+    if started.returncode != 0:
+        lines = (started.stderr or started.stdout).strip().splitlines() or ["no message"]
+        raise RaymillError(f"ray start failed: {lines[-1]}")
 
 
 def down() -> bool:
     """Stop the cluster that `up` started, and nothing else of Ray on this machine. False when none runs."""
     cluster = current()
-    STATE.unlink(missing_ok=True)
-    if cluster is None:
-        return False
-    processes = _processes(cluster.temporary)
+    processes = _processes(cluster.temporary) if cluster is not None else []
     for process in processes:
         _signal(process.terminate)
     _, alive = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
     for process in alive:
         _signal(process.kill)
-    return True
+    STATE.unlink(missing_ok=True)  # last: a `down` that is interrupted can be repeated
+    return cluster is not None
 
 
 def _processes(temporary: str) -> list[psutil.Process]:
     """Ray's daemons carry the folder in their arguments; the workers die with their raylet."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if any(temporary in argument for argument in process.info["cmdline"] or []):
+        arguments = process.info["cmdline"] or []
+        # somebody who reads a log there has the folder in his arguments too
+        if any(temporary in argument for argument in arguments) and any("/ray/" in part for part in arguments):
             found.append(process)
     return found
 
@@ -104,12 +126,28 @@ def _signal(send: Callable[[], None]) -> None:
 
 
 def _require_free(option: str, port: int) -> None:
+    if not _is_free(port):
+        raise UserError(f"{option} {port}: the port is in use; stop what listens there or choose another")
+
+
+def _is_free(port: int) -> bool:
+    """Whether a server may bind the port on every address of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("0.0.0.0", port))  # noqa: S104  # asked for, and given back
         except OSError:
-            raise UserError(f"{option} {port}: the port is in use; stop what listens there or choose another") from None
+            return False
+        return True
+
+
+def _free_port(usual: int | None = None) -> int:
+    """The usual port, or any other when it is taken or there is none."""
+    if usual is not None and _is_free(usual):
+        return usual
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for_dashboard(cluster: LocalCluster) -> None:

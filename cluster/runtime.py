@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 
 import ray
 
+from cluster import local
 from core.errors import RaymillError, UserError
 
 ADDRESS_VARIABLE = "RAYMILL_ADDRESS"
@@ -23,14 +26,20 @@ def connect(address: str | None = None) -> None:
     """
     if ray.is_initialized():
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    _connect(address)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler prints the stack of a driver that is stopped
+
+
+def _connect(address: str | None) -> None:
     chosen = address or os.environ.get(ADDRESS_VARIABLE) or ("auto" if "RAY_ADDRESS" in os.environ else "local")
     if chosen == "local":
         log.info("starting Ray in this process (%s cores)", os.cpu_count())
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return
-    _require_listener(chosen)
     try:
-        ray.init(address=chosen, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=_resolve(chosen), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--address {chosen}: no Ray cluster answers there ({str(error).splitlines()[0]}); {_MEND}"
@@ -38,15 +47,28 @@ def connect(address: str | None = None) -> None:
     log.info("connected to the Ray cluster at %s", chosen)
 
 
-def _require_listener(address: str) -> None:
-    """Ray tries a silent address for minutes: ask the port first."""
+def _resolve(address: str) -> str:
+    """What Ray is to connect to. Raises UserError for what is no address or where nobody listens.
+
+    Ray searches the machine for `auto`, and may find one that runs inside another command: the cluster that
+    `raymill cluster up` started comes first.
+    """
+    if address == "auto":
+        running = local.current() if "RAY_ADDRESS" not in os.environ else None
+        return running.address if running else address
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return
+    if not host or not port.isdigit() or "/" in host:
+        raise UserError(f"--address {address}: expected local, auto, host:port or ray://host:port")
+    require_listener(address, "Ray cluster", host, int(port), _MEND)
+    return address
+
+
+def require_listener(address: str, what: str, host: str, port: int, mend: str) -> None:
+    """Raises UserError where nobody listens: Ray itself tries a silent address for half a minute and more."""
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
-    except OSError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error}); {_MEND}") from None
+        socket.create_connection((host.strip("[]"), port), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {address}: no {what} answers there ({error}); {mend}") from None
 
 
 def cores() -> int:

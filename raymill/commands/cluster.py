@@ -18,8 +18,10 @@ JOB = typer.Argument(help="id of the job", show_default=False)
 def up(
     local: Annotated[bool, typer.Option("--local", help="one node on this machine")] = False,
     cores: Annotated[int | None, typer.Option(help="CPU cores that Ray may hand out; default: all", min=1)] = None,
-    port: Annotated[int, typer.Option(help="port of the cluster's head")] = 6379,
-    dashboard_port: Annotated[int, typer.Option(help="port of the dashboard and of the job server")] = 8265,
+    port: Annotated[int, typer.Option(help="port of the cluster's head", min=1, max=65535)] = 6379,
+    dashboard_port: Annotated[
+        int, typer.Option(help="port of the dashboard and of the job server", min=1, max=65535)
+    ] = 8265,
 ) -> None:
     """Start a Ray cluster that outlives this command."""
     from cluster import local as local_cluster

@@ -1,44 +1,9 @@
 """One real local cluster for the file: jobs are sent, followed, repeated and stopped as a user does it."""
 
-import os
-import socket
-
 import psutil
 import pytest
 
-pytestmark = pytest.mark.slow
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A state folder of its own: a cluster that the developer runs is not touched."""
-    return {**os.environ, "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}
-
-
-@pytest.fixture(scope="module")
-def call(environment, tmp_path_factory):
-    import subprocess
-    import sys
-
-    folder = tmp_path_factory.mktemp("work")
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "raymill", "cluster", *arguments]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-    run.folder = folder
-    ports = (str(free_port()), str(free_port()))
-    started = run("up", "--local", "--port", ports[0], "--dashboard-port", ports[1])
-    assert started.returncode == 0, started.stderr
-    yield run
-    stopped = run("down")
-    assert stopped.stdout == "stopped\n", stopped.stderr
+pytestmark = pytest.mark.faults
 
 
 def test_job_runs_where_it_was_submitted_and_its_output_comes_back(call):
@@ -77,32 +42,3 @@ def test_unknown_job_is_a_users_mistake(call):
         answer = call(verb, "nonsense")
         assert answer.returncode == 2
         assert answer.stderr == "raymill: nonsense: the cluster knows no such job; 'raymill cluster jobs' lists them\n"
-
-
-def test_second_up_finds_the_first(call):
-    assert call("up", "--local").stdout.startswith("already running: Ray at 127.0.0.1")
-
-
-def test_port_in_use_is_named_before_anything_starts(environment, tmp_path):
-    import subprocess
-    import sys
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        answer = subprocess.run(
-            [sys.executable, "-m", "raymill", "cluster", "up", "--local", "--port", str(port)],
-            env={**environment, "XDG_STATE_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert answer.returncode == 2
-    assert answer.stderr.startswith(f"raymill: --port {port}: the port is in use")
-
-
-def test_commands_without_a_cluster_say_how_to_start_one(raymill, tmp_path):
-    answer = raymill("cluster", "jobs", env={**os.environ, "XDG_STATE_HOME": str(tmp_path)})
-    assert answer.returncode == 2
-    assert "start one with 'raymill cluster up --local'" in answer.stderr
