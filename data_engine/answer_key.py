@@ -36,6 +36,11 @@ class AnswerKey(Config):
 
     pages: list[Answer] = Field(min_length=1)
 
+    @property
+    def kept(self) -> int:
+        """Pages that are to be kept."""
+        return sum(answer.expect == "kept" for answer in self.pages)
+
     def check(self, directory: Path) -> str:
         """Compare with the files of a build. Returns '12 of 12'. Raises RaymillError that lists the mismatches."""
         outcome = _Outcome.of(directory, {_key(answer.url, answer.url) for answer in self.pages})

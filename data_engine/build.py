@@ -87,11 +87,31 @@ def build(config: BuildConfig, run: Run) -> Manifest:
         left.unlink(missing_ok=True)
     manifest = run.commit(
         counts=balance.counts(),
-        metrics=balance.metrics() | {"dedup": counts} | ({"answer_key": answered} if answered is not None else {}),
+        metrics=balance.metrics()
+        | {"dedup": counts, "headline": _headline(balance, key, answered)}
+        | ({"answer_key": answered} if answered is not None else {}),
         report=report,
     )
     shutil.rmtree(folders.work, ignore_errors=True)
     return manifest
+
+
+def _headline(balance: Balance, key: answer_key.AnswerKey | None, answered: str | None) -> list[str]:
+    """What became of the documents, in numbers."""
+    copies = {kind: balance.rejected[f"dedup:{kind}"] for kind in ("exact", "near")}
+    by_rules = balance.rejected.total() - sum(copies.values())
+    lines = [
+        f"{balance.read:,} documents read: {balance.kept:,} kept ({balance.kept / balance.read:.0%}), "
+        f"{by_rules:,} rejected by rules, {copies['exact']:,} exact and {copies['near']:,} near copies removed, "
+        f"{balance.quarantined:,} in quarantine"
+    ]
+    if key is not None and answered is not None:
+        read, kept = balance.read - len(key.pages), balance.kept - key.kept
+        lines.append(f"answer key: {answered} pages as expected; of the {read:,} others {kept / max(read, 1):.0%} kept")
+    if balance.pii:
+        found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(balance.pii.items()))
+        lines.append(f"personal data replaced: {found}")
+    return lines
 
 
 def _task(shards: list[Shard], number: int) -> Task:

@@ -13,7 +13,7 @@ from core.errors import RaymillError
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
-from data_engine import crawl_report, urls
+from data_engine import crawl_report, robots, urls
 from data_engine.crawler import Crawler
 from data_engine.fetch import Fetcher
 from data_engine.frontier import Frontier, State
@@ -34,7 +34,6 @@ class CrawlConfig(StageConfig):
     )
     user_agent: str = Field(
         "raymill/0.1",
-        min_length=1,
         description="sent with every request; its first word is what robots.txt is asked for; add how to reach you",
     )
     media_types: list[str] = Field(
@@ -78,6 +77,15 @@ class CrawlConfig(StageConfig):
             if urls.normalise(seed) is None:
                 raise ValueError(f"{seed!r} is no URL to begin at; write it as https://example.org/")
         return seeds
+
+    @field_validator("user_agent")
+    @classmethod
+    def _agent_fits_into_a_header(cls, agent: str) -> str:
+        if not (agent.isascii() and agent.isprintable() and robots.product_token(agent)):
+            raise ValueError(
+                f"{agent!r} must be plain ASCII and begin with a name, as raymill/0.1 (+https://example.org)"
+            )
+        return agent
 
     @field_validator("deny")
     @classmethod

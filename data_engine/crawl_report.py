@@ -20,13 +20,25 @@ WHERE state IN ('failed', 'too_large') ORDER BY reason, url LIMIT {_FAILURES_SHO
 """  # noqa: S608
 
 
+def _headline(counts: dict[str, Any], payload: int, speed: float) -> list[str]:
+    others = ", ".join(
+        f"{counts[state.value]:,} {state.value.replace('_', ' ')}"
+        for state in State
+        if state is not State.FETCHED and counts[state.value]
+    )
+    return [
+        f"{counts['fetched']:,} pages fetched, {payload / 1e6:.1f} MB, {speed:.0f} pages/s",
+        f"{counts['seen']:,} URLs seen" + (f"; not fetched: {others}" if others else ""),
+    ]
+
+
 def describe(frontier: Frontier, counts: dict[str, Any], seconds: float, earlier: int) -> tuple[dict[str, Any], Report]:
     """Metrics of the manifest, and the report.
 
     counts: as in the manifest; seconds: of this run; earlier: pages that runs interrupted before this one fetched.
     """
     payload, wire, stored, largest = (size or 0 for size in frontier.query(_SIZES)[0])
-    metrics = {
+    metrics: dict[str, Any] = {
         "pages_per_second": round((counts["fetched"] - earlier) / max(seconds, 1e-9), 2),
         "payload_bytes": payload,
         "wire_bytes": wire,
@@ -35,6 +47,7 @@ def describe(frontier: Frontier, counts: dict[str, Any], seconds: float, earlier
         "statuses": {str(status): count for status, count in frontier.query(_STATUSES)},
         "fetched_by_depth": {str(depth): count for depth, count in frontier.query(_DEPTHS)},
     }
+    metrics["headline"] = _headline(counts, payload, metrics["pages_per_second"])
     report = Report("Crawl", "Every URL seen, and what became of it.")
     report.facts(
         "In short",

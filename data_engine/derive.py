@@ -75,7 +75,7 @@ class DeriveConfig(StageConfig):
     )
     train_per_task: int = Field(1200, ge=1, description="training conversations of one task at most")
     heldout_per_task: int = Field(200, ge=1, description="held-out conversations of one task at most")
-    pairs_per_fact: int = Field(2, ge=1, description="wrong descriptions that a fact is paired with")
+    partners_per_fact: int = Field(1, ge=1, description="facts of other kinds that a fact is paired with, both ways")
     length_ratio: float = Field(
         1.4, ge=1, description="the longer of two paired descriptions over the shorter, at most"
     )
@@ -217,23 +217,38 @@ def _conversation_row(question: Question) -> dict[str, Any]:
 
 
 def _pairs(config: DeriveConfig, facts: Sequence[Fact]) -> list[dict[str, Any]]:
-    """Right description against wrong ones of the same split: no held-out text occurs in a training pair."""
+    """Right descriptions against wrong ones of the same split: no held-out text occurs in a training pair.
+
+    Two facts of different kinds give two rows, each with its own question and the other's description as the wrong
+    answer: every description is right as often as wrong, so only the question decides.
+    """
     distractors = Distractors(facts, config.seed, config.length_ratio)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    seen: set[frozenset[str]] = set()
     for fact in facts:
-        question = ask(TASKS["describe"], fact, config.seed)
-        assert question is not None
-        for wrong in distractors.draw(fact, config.pairs_per_fact, "pair"):
-            rows.append(
-                {
-                    "prompt": [{"role": "user", "content": question.prompt}],
-                    "chosen": fact.description,
-                    "rejected": wrong,
-                    "source": fact.source,
-                    "document_id": fact.document_id,
-                }
-            )
+        found = 0
+        for other in distractors.partners(fact, "pair"):
+            pair = frozenset((fact.document_id, other.document_id))
+            if pair in seen:
+                continue
+            seen.add(pair)
+            rows += [_preference_row(config, fact, other), _preference_row(config, other, fact)]
+            found += 1
+            if found == config.partners_per_fact:
+                break
     return sorted(rows, key=lambda row: draw(config.seed, "order", row["document_id"], row["rejected"]))
+
+
+def _preference_row(config: DeriveConfig, fact: Fact, other: Fact) -> dict[str, Any]:
+    question = ask(TASKS["describe"], fact, config.seed)
+    assert question is not None
+    return {
+        "prompt": [{"role": "user", "content": question.prompt}],
+        "chosen": fact.description,
+        "rejected": other.description,
+        "source": fact.source,
+        "document_id": fact.document_id,
+    }
 
 
 def _items(config: DeriveConfig, facts: Sequence[Fact]) -> list[dict[str, Any]]:
@@ -337,4 +352,4 @@ def _report(
     return report
 
 
-STAGE = Stage(name="data.derive", version=1, config=DeriveConfig, run=derive)
+STAGE = Stage(name="data.derive", version=2, config=DeriveConfig, run=derive)

@@ -67,7 +67,7 @@ def find_member(file: IO[bytes], start: int, end: int, begins_with: bytes) -> in
     """
     position = start
     carried = b""
-    while position < end:
+    while position < end + len(_MAGIC) - 1:  # a member that begins right before the end has its magic behind it
         file.seek(position)
         chunk = file.read(_READ)
         if not chunk:

@@ -19,17 +19,20 @@ _EMAIL = re.compile(
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \-]?[A-Z0-9]{4}){2,7}(?:[ \-]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 # ISO/IEC 7812: 13 to 19 digits, single spaces or hyphens between groups
 _CARD = re.compile(r"(?<![\d.,\-/])\d(?:[ \-]?\d){12,18}(?![\d\-/])(?![.,]\d)")
-_IPV4 = re.compile(r"(?<![\d.\w\-/])(?:\d{1,3}\.){3}\d{1,3}(?![\d\w]|\.\d)")
+_IPV4 = re.compile(r"(?<![\d.\w\-/])(?:\d{1,3}\.){3}\d{1,3}(?![\w\-]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2,7}:?(?:[0-9A-Fa-f]{1,4}:?){0,6}[0-9A-Fa-f]{0,4}(?![\w:])")
 # ITU-T E.164 with its plus; the North American plan; digits after a word that announces a phone number
 _PHONE = re.compile(
-    r"(?<![\w.+])\+\d{1,3}(?:[ .\-/]?\(?\d{1,5}\)?){2,6}(?!\d)"
+    r"(?<![\w.+])\+[1-9]\d{0,2}(?:[ .\-/]?\(?\d{1,5}\)?){2,6}(?!\w|[.,]\d)"
     r"|(?<![\w.\-/+])(?:1[ .\-])?(?:\(\d{3}\) ?|\d{3}[.\-])\d{3}[.\-]\d{4}(?![\w\-]|\.\d)"
     r"|(?i:(?<=\btel)|(?<=\bfon)|(?<=\bfax)|(?<=phone)|(?<=telefon)|(?<=téléphone)|(?<=teléfono)|(?<=telefono)|(?<=telefone)"
-    r"|(?<=telefoon)|(?<=mobil)|(?<=mobile)|(?<=handy)|(?<=cell)|(?<=gsm)|(?<=тел)|(?<=телефон)|(?<=电话)|(?<=電話))"
+    r"|(?<=telefoon)|(?<=\bmobil)|(?<=\bmobile)|(?<=\bhandy)|(?<=\bcell)|(?<=\bgsm)|(?<=тел)|(?<=телефон)|(?<=电话)|(?<=電話))"
     r"(?P<lead>[.:： ]{1,3}(?:\w{0,3}[.:] ?)?)\(?\d(?:[ .\-/()]{0,3}\d){5,13}(?!\d)"
 )
 _DIGITS = re.compile(r"\D")
+_DECIMAL = re.compile(r"\+\d+\.\d+")
+_LEAST_OCTET = 32
+_LEAST_COLONS = 3
 _SOME_DIGITS = re.compile(r"\d(?:\D{0,3}\d){5}")
 
 
@@ -116,12 +119,15 @@ def _is_public_ip(found: str) -> bool:
         address = ipaddress.ip_address(found.rstrip(":") if found.endswith(":") and not found.endswith("::") else found)
     except ValueError:
         return False
-    # short forms such as 1:: and 2.0.0.0 are versions, times and slices more often than hosts
-    return address.is_global and (address.version == 4 or found.count(":") >= 3) and not found.endswith(".0.0")
+    if address.version == 4:
+        # four small numbers are a version or a section; one public address in 4,000 looks so
+        return address.is_global and max(address.packed) >= _LEAST_OCTET
+    return address.is_global and found.count(":") >= _LEAST_COLONS  # 1:: and a::b are slices and names
 
 
 def _is_phone(found: str) -> bool:
-    return 6 <= len(_DIGITS.sub("", found)) <= 15
+    # +35236450.6 is a decimal
+    return 6 <= len(_DIGITS.sub("", found)) <= 15 and not _DECIMAL.fullmatch(found)
 
 
 _FINDERS: dict[str, list[tuple[re.Pattern[str], Callable[[str], bool]]]] = {

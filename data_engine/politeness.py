@@ -59,4 +59,4 @@ def retry_after(value: str, now: datetime | None = None) -> float | None:
 
 def backoff(attempt: int, base_seconds: float, cap_seconds: float) -> float:
     """base * 2^attempt, at most the cap; `attempt` counts from 0."""
-    return float(min(cap_seconds, base_seconds * 2**attempt))
+    return float(min(cap_seconds, base_seconds * 2.0 ** min(attempt, 1000)))

@@ -51,9 +51,9 @@ TASKS: dict[TaskName, Task] = {
     "package": Task(
         "package",
         (
-            "Which package documents this {kind}? {description}",
-            "Name the package of this {kind}: {description}",
-            "{description} Which package has this {kind}?",
+            "Which package has `{name}`?",
+            "Name the package of `{name}`.",
+            "`{name}`: which package is this from?",
         ),
         lambda fact: fact.package,
     ),

@@ -26,7 +26,7 @@ class Robots:
 
     def __init__(self, text: str, user_agent: str) -> None:
         self._agent = product_token(user_agent)
-        self._rules = Protego.parse(text)
+        self._rules = Protego.parse(text.removeprefix("\ufeff"))  # with a BOM the first group would be lost
 
     def allows(self, url: str) -> bool:
         """Whether we may fetch a URL of this origin."""

@@ -8,7 +8,9 @@ from urllib.parse import urljoin
 import httpx
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_HOST = re.compile(r"[a-z0-9._:\-]+")  # a name, an IPv4 or an IPv6 address
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
+_ENDS_IN_DOTS = re.compile(r"^([^?#]*/\.{1,2})(?=[?#]|$)")
 _STRIPPED = re.compile(r"[\t\n\r]")  # WHATWG URL: removed wherever they stand
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _MAX_PORT = 65535
@@ -28,12 +30,13 @@ def normalise(url: str) -> str | None:
     if scheme not in ("http", "https"):
         return None
     try:
-        # Escapes first: %2e%2e is a dot segment too.
-        parsed = httpx.URL(f"{scheme}://{_ESCAPE.sub(_normal_escape, rest)}")
+        # Escapes first: %2e%2e is a dot segment too. And /a/b/.. is the folder /a/, which httpx takes for /a.
+        rest = _ENDS_IN_DOTS.sub(r"\1/", _ESCAPE.sub(_normal_escape, rest))
+        parsed = httpx.URL(f"{scheme}://{rest}")
         host, port = parsed.raw_host.decode("ascii").rstrip(".").lower(), parsed.port
     except (httpx.InvalidURL, ValueError):
         return None
-    if not host or "%" in host or (port is not None and not 0 < port <= _MAX_PORT):
+    if not _HOST.fullmatch(host) or (port is not None and not 0 < port <= _MAX_PORT):
         return None
     host = f"[{host}]" if ":" in host else host
     authority = host if port is None else f"{host}:{port}"
@@ -81,7 +84,8 @@ class Scope:
     def __init__(self, allow: Sequence[str], deny: Sequence[str], max_length: int) -> None:
         prefixes = [normalise(entry) if "://" in entry else None for entry in allow]
         self._prefixes = tuple(prefix for prefix in prefixes if prefix is not None)
-        self._hosts = frozenset(entry.lower() for entry in allow if "://" not in entry)
+        hosts = [normalise(f"http://{entry}/") for entry in allow if "://" not in entry]
+        self._hosts = frozenset(origin(url).partition("://")[2] for url in hosts if url is not None)
         self._deny = [re.compile(pattern) for pattern in deny]
         self._max_length = max_length
 
