@@ -39,6 +39,8 @@ class ChatEncoder:
                 f"{where} leaves the end of the assistant's turn outside its {{% generation %}} marks, so the model "
                 "would never learn to stop; include the end token"
             )
+        # Many published tokenizers have no padding token. Any id will do: nothing sees padding, nothing learns it.
+        self.padding = int(self.stop_token if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
     def encode(self, messages: Messages) -> tuple[np.ndarray, np.ndarray]:
         """(ids, whether the assistant generates each), both (n,).
@@ -60,19 +62,19 @@ class ChatEncoder:
         )
         return list(rendered["input_ids"])
 
-    def segment(self, messages: Messages, max_length: int, too_long: TooLong) -> Segment | str:
-        """The conversation as a training segment of at most `max_length` tokens, or the reason why it is left out.
+    def segment(self, messages: Messages, max_length: int, too_long: TooLong) -> tuple[Segment | str, bool]:
+        """(the conversation as a segment of at most `max_length` tokens, or why it is left out; whether it was cut).
 
         Reasons: `too_long`, `nothing_to_learn` (no assistant message, or none within the length).
         """
         ids, learned = self.encode(messages)
-        if len(ids) > max_length + 1:
-            if too_long == "skip":
-                return "too_long"
-            ids, learned = ids[: max_length + 1], learned[: max_length + 1]
+        cut = len(ids) > max_length + 1
+        if cut and too_long == "skip":
+            return "too_long", False
+        ids, learned = ids[: max_length + 1], learned[: max_length + 1]
         if not learned[1:].any():
-            return "nothing_to_learn"
-        return Segment.from_ids(ids, learned)
+            return "nothing_to_learn", False
+        return Segment.from_ids(ids, learned), cut
 
     def decode(self, ids: Sequence[int]) -> str:
         """Generated ids as text, up to the first token that ends a turn or a document."""

@@ -21,6 +21,7 @@ from training.feedback import Feedback
 from training.launch import launch
 from training.model import count_parameters
 from training.optimizer import OptimizerConfig
+from training.order import samples
 from training.precision import Precision
 from training.preference import Preference, PreferenceConfig, sequence_log_probabilities
 from training.report import curves, training_report
@@ -71,34 +72,39 @@ class _WithAdapterOff(Preference):
 
     def reference(self, batch: Batch, precision: Precision) -> torch.Tensor:
         with torch.no_grad(), self.tuned.before_tuning() as base:
-            return sequence_log_probabilities(base, batch, precision, self.config.length_normalized)
+            training = base.training
+            base.eval()  # a reference with dropout would be another one at every step
+            found = sequence_log_probabilities(base, batch, precision, self.config.length_normalized)
+            base.train(training)
+            return found
 
 
 @torch.no_grad()
 def reference_log_probabilities(
     model: nn.Module,
     pairs: PackedExamples,
+    asked: Sequence[int],
     length_normalized: bool,
     world: World,
     precision: Precision,
     feedback: Feedback,
 ) -> torch.Tensor:
-    """log p(answer | prompt) under `model` for every pair: (pairs, 2), chosen first. Collective."""
+    """log p(answer | prompt) of the pairs `asked` under `model`: (pairs, 2), chosen first, 0 elsewhere. Collective."""
     model.eval()
     known = torch.zeros(len(pairs.units), 2, dtype=torch.float64)
     done = 0
-    for numbers, batch in pairs.batches(range(len(pairs.units)), world.rank, world.size):
+    for numbers, batch in pairs.batches(asked, world.rank, world.size):
         found = sequence_log_probabilities(model, batch.to(world.device), precision, length_normalized)
         known[numbers] = found.cpu().double().view(-1, 2)
         done += len(numbers)
-        feedback.update("reference", done * world.size, len(pairs.units), "pairs")
+        feedback.update("reference", done * world.size, len(asked), "pairs")
     return world.sum_(known.to(world.device)).float().cpu()
 
 
 def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
     """One training process."""
     tuned = Tuned(config, world)
-    padding = tuned.encoder.tokenizer.pad_token_id
+    padding = tuned.encoder.padding
     train = preference_pairs(config.preferences, tuned.encoder, config.max_length)
     held_out = preference_pairs(config.heldout, tuned.encoder, config.max_length)
     pairs, held_out_pairs = (
@@ -126,10 +132,14 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
         evaluate_every=config.evaluate_every,
     )
     normalized = config.preference.length_normalized
+    asking: dict[_Pairs, Sequence[int]] = {held_out_pairs: range(len(held_out.units))}
+    if config.reference == "precomputed":  # the pairs that the run will come to
+        wanted = min(trainer.steps * config.batch_size, len(train.units))
+        asking[pairs] = sorted(samples(len(train.units), config.seed, 0, wanted))
     with tuned.before_tuning() as base:
-        for each in (pairs, held_out_pairs):
+        for each, asked in asking.items():
             each.reference = reference_log_probabilities(
-                base, each, normalized, world, trainer.precision, trainer.feedback
+                base, each, asked, normalized, world, trainer.precision, trainer.feedback
             )
     held_out_batches = [batch for _, batch in held_out_pairs.batches(range(len(held_out.units)))]
     assert held_out_pairs.reference is not None
@@ -178,11 +188,13 @@ def dpo(config: DpoConfig, run: Run) -> Manifest:
         "trainable_parameters": result["trainable"],
         "precision": result["precision"],
     }
-    run.log.info(
-        "held-out preference accuracy on %s pairs: %.3f ± %.3f before, %.3f ± %.3f after; reward accuracy %.3f ± %.3f",
-        f"{number:,}",
-        *(value for share in accuracies.values() for value in (share, standard_error(share, number))),
-    )
+    before, after, reward = (f"{share:.3f} ± {standard_error(share, number):.3f}" for share in accuracies.values())
+    headline = [
+        f"held-out preference accuracy on {number:,} pairs: {before} before, {after} after (± standard error); "
+        f"reward accuracy {reward}"
+    ]
+    for line in headline:
+        run.log.info("%s", line)
     counts = {
         "steps": last["step"],
         "tokens": last["tokens"],
@@ -190,7 +202,8 @@ def dpo(config: DpoConfig, run: Run) -> Manifest:
         "examples": result["examples"],
         "skipped_examples": result["skipped"],
     }
-    return run.commit(counts=counts, metrics=found_metrics, report=_report(run, result, found_metrics))
+    report = _report(run, result, found_metrics)
+    return run.commit(counts=counts, metrics=found_metrics | {"headline": headline}, report=report)
 
 
 def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:

@@ -27,11 +27,14 @@ class Question:
 
 
 def questions(rows: Sequence[Row], encoder: ChatEncoder) -> list[Question]:
-    """The last assistant message of each conversation is the answer, what comes before it the prompt."""
+    """The last message of each conversation is the answer if it is the assistant's, what comes before it the prompt.
+
+    A conversation that is an answer to nothing asks nothing.
+    """
     return [
         Question(encoder.prompt(messages[:-1]), messages[-1]["content"].strip(), str(row.get("task") or ALL))
         for row in rows
-        if (messages := row["messages"])[-1]["role"] == "assistant"
+        if len(messages := row["messages"]) > 1 and messages[-1]["role"] == "assistant"
     ]
 
 
@@ -79,7 +82,7 @@ def greedy(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], encoder: ChatEncoder, max_new_tokens: int
 ) -> list[str]:
     """The most likely continuation of each prompt, up to the end of the turn, padded on the left in one batch."""
-    padding = encoder.tokenizer.pad_token_id
+    padding = encoder.padding
     longest = max(len(prompt) for prompt in prompts)
     tokens = torch.tensor([[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

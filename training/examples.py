@@ -45,6 +45,8 @@ class Examples:
     units: list[Unit] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    """Units whose end was cut off."""
 
     def add(self, row: Row, unit: Unit | str) -> None:
         """Take a unit, or count the reason why there is none."""
@@ -65,9 +67,11 @@ class Examples:
 def conversations(path: str, encoder: ChatEncoder, max_length: int, too_long: TooLong) -> Examples:
     """Rows with `messages`; each becomes one segment."""
     found = Examples()
-    for row in read_rows(path, ["messages"]):
-        segment = encoder.segment(row["messages"], max_length, too_long) if row["messages"] else "nothing_to_learn"
+    for number, row in enumerate(read_rows(path, ["messages"])):
+        messages = _messages(row["messages"], f"{path}, row {number}: messages")
+        segment, cut = encoder.segment(messages, max_length, too_long) if messages else ("nothing_to_learn", False)
         found.add(row, segment if isinstance(segment, str) else [segment])
+        found.truncated += cut
     return found.require(path)
 
 
@@ -78,18 +82,20 @@ def preference_pairs(path: str, encoder: ChatEncoder, max_length: int) -> Exampl
     too long is skipped whole.
     """
     found = Examples()
-    for row in read_rows(path, ["prompt", "chosen", "rejected"]):
-        found.add(row, _pair(row, encoder, max_length))
+    for number, row in enumerate(read_rows(path, ["prompt", "chosen", "rejected"])):
+        found.add(row, _pair(row, f"{path}, row {number}", encoder, max_length))
     return found.require(path)
 
 
-def _pair(row: Row, encoder: ChatEncoder, max_length: int) -> Unit | str:
-    chosen, rejected = _answer(row["chosen"]), _answer(row["rejected"])
+def _pair(row: Row, where: str, encoder: ChatEncoder, max_length: int) -> Unit | str:
+    prompt = _messages(row["prompt"], f"{where}: prompt")
+    chosen, rejected = (_answer(row[name], f"{where}: {name}") for name in ("chosen", "rejected"))
+    if not prompt:
+        return "empty_prompt"
     if not chosen or not rejected:
         return "empty_answer"
     if chosen == rejected:
         return "equal_answers"
-    prompt = [dict(message) for message in row["prompt"]]
     context = len(encoder.prompt(prompt))
     segments: list[Segment] = []
     for answer in (chosen, rejected):
@@ -103,11 +109,22 @@ def _pair(row: Row, encoder: ChatEncoder, max_length: int) -> Unit | str:
     return segments
 
 
-def _answer(value: Any) -> list[dict[str, str]]:
+def _answer(value: Any, where: str) -> list[dict[str, str]]:
     """An answer given as text or as messages."""
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}] if value else []
-    return [dict(message) for message in value or []]
+    return _messages(value, where)
+
+
+def _messages(value: Any, where: str) -> list[dict[str, str]]:
+    """Messages as the chat template wants them, none for a null. Raises UserError when they are something else."""
+    messages = [] if value is None else value
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        for message in messages
+    ):
+        raise UserError(f"{where} must be a list of messages, each with role and content as text")
+    return messages
 
 
 class PackedExamples:

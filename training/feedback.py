@@ -30,7 +30,7 @@ class Feedback:
         now = time.monotonic()
         began, first = self._began.setdefault(phase, (now, done))
         if done > first:
-            facts["ETA"] = _duration((now - began) / (done - first) * (total - done))
+            facts["ETA"] = duration((now - began) / (done - first) * (total - done))
         self._write({"phase": phase, "done": done, "total": total, "unit": unit, "facts": facts})
 
     def say(self, line: str) -> None:
@@ -43,7 +43,8 @@ class Feedback:
                 file.write(json.dumps(message) + "\n")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As minutes and seconds, 75 s as 1:15."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
 

@@ -41,9 +41,12 @@ class Job:
     module: str
     config: dict[str, Any]
     directory: str
+    working_directory: str
+    """Where the driver runs: relative paths of the configuration begin there, but Ray Train moves its workers."""
 
     def run(self, world: World) -> None:
         """Do the work; the main rank leaves its result, a failure that is no bug leaves its message."""
+        os.chdir(self.working_directory)
         directory = Path(self.directory)
         module = importlib.import_module(self.module)
         disable_progress_bar()
@@ -88,7 +91,7 @@ def launch(config: TrainConfig, run: Run, module: str) -> dict[str, Any]:
     Raises the workers' UserError or RaymillError, and RaymillError when workers were lost more often than
     `max_failures`.
     """
-    job = Job(module, config.model_dump(mode="json"), str(run.directory.absolute()))
+    job = Job(module, config.model_dump(mode="json"), str(run.directory.absolute()), str(Path.cwd()))
     for name in (_RESULT, _ERROR):
         run.path(name).unlink(missing_ok=True)
     launcher = "inline" if config.workers == 0 else config.launcher
@@ -96,29 +99,31 @@ def launch(config: TrainConfig, run: Run, module: str) -> dict[str, Any]:
     with Follower(run), run.timing("train"):
         try:
             {"ray": _ray, "torchrun": _torchrun, "inline": _inline}[launcher](job, config)
-        except Exception as error:  # noqa: BLE001  # whatever the launcher raises, the worker's own message is better
-            _raise_workers_error(run, error)
+        except RaymillError:
+            raise
+        except Exception as error:  # whatever the launcher raises, the worker's own message is better
+            _raise_workers_error(run)
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise RaymillError(f"training failed: {lines[-1].strip() if lines else type(error).__name__}") from error
+    _raise_workers_error(run)
     if not run.path(_RESULT).is_file():
         raise RaymillError("the training processes ended without a result; see the worker logs")
     return json.loads(run.path(_RESULT).read_text(encoding="utf-8"))
 
 
-def _raise_workers_error(run: Run, error: Exception) -> None:
-    if isinstance(error, RaymillError):
-        raise error
+def _raise_workers_error(run: Run) -> None:
+    """Raise what a worker left as its reason to stop, if any did."""
     if run.path(_ERROR).is_file():
         found = json.loads(run.path(_ERROR).read_text(encoding="utf-8"))
-        kind = UserError if found["exit_code"] == UserError.exit_code else RaymillError
-        raise kind(found["message"]) from None
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    raise RaymillError(f"training failed: {lines[-1].strip() if lines else type(error).__name__}") from error
+        raise (UserError if found["exit_code"] == UserError.exit_code else RaymillError)(found["message"]) from None
 
 
-def _stop_if_hopeless(job: Job) -> None:
-    """A restarted worker does not repeat work that failed for a reason that a restart cannot mend."""
-    path = Path(job.directory) / _ERROR
-    if path.is_file():
-        raise RaymillError(json.loads(path.read_text(encoding="utf-8"))["message"])
+def _is_hopeless(job: Job) -> bool:
+    """Whether the work failed for a reason that a restart cannot mend.
+
+    A restarted worker then ends as if all were well: raising again would use up every restart, minutes on Ray Train.
+    """
+    return (Path(job.directory) / _ERROR).is_file()
 
 
 def _device(local_rank: int) -> torch.device:
@@ -167,7 +172,8 @@ def _torchrun_entry(file: str, threads: int) -> None:
     # Without this the workers of a killed driver would train on.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     job = Job(**json.loads(Path(file).read_text(encoding="utf-8")))
-    _stop_if_hopeless(job)
+    if _is_hopeless(job):
+        return
     torch.set_num_threads(threads)
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = _device(local)
@@ -216,7 +222,8 @@ def _ray_entry(settings: dict[str, Any]) -> None:
     import ray.train
 
     job: Job = settings["job"]
-    _stop_if_hopeless(job)
+    if _is_hopeless(job):
+        return
     torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
     device = _device(0) if os.environ.get("CUDA_VISIBLE_DEVICES") else torch.device("cpu")

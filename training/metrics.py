@@ -1,6 +1,7 @@
 """The training log `metrics.jsonl`: one row per step."""
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -28,8 +29,9 @@ class MetricsLog:
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        """One row; other processes see it at once."""
-        self._file.write(json.dumps(row) + "\n")
+        """One row; other processes see it at once. JSON knows no NaN: what is not finite becomes null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     )
     result = launch(config, run, __name__)
     last = result["last"]
-    found = {
+    found: dict[str, Any] = {
         "validation_loss": last["validation_loss"],
         "validation_bits_per_byte": last["validation_bits_per_byte"],
         "unigram_cross_entropy": cross_entropy,
@@ -122,15 +122,19 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
         "tokens_per_second": _median_speed(run.directory),
         "epochs": epochs,
     }
-    run.log.info(
-        "validation loss %.4f nats per token (%.4f bits per byte); unigram entropy of the same split %.4f",
-        last["validation_loss"],
-        last["validation_bits_per_byte"],
-        entropy,
-    )
+    found["headline"] = [
+        f"{result['parameters']:,} parameters, {last['tokens']:,} tokens ({epochs:.2f} epochs), {result['precision']}, "
+        f"{found['tokens_per_second']:,.0f} tokens/s",
+        f"validation loss {last['validation_loss']:.4f} nats per token "
+        f"({last['validation_bits_per_byte']:.4f} bits per byte); unigram entropy of the same split {entropy:.4f}",
+        f"training loss of the last step {last['loss']:.6f}",
+    ]
+    for line in found["headline"]:
+        run.log.info("%s", line)
     counts = {"steps": last["step"], "tokens": last["tokens"], "skipped_steps": last["skipped"]}
     summary = f"{result['parameters']:,} parameters, {last['tokens']:,} tokens, {result['precision']}"
-    report = training_report("Pretraining", summary, {**found, **counts}, metrics.read(run.directory))
+    facts = {name: value for name, value in found.items() if name != "headline"} | counts
+    report = training_report("Pretraining", summary, facts, metrics.read(run.directory))
     return run.commit(counts=counts, metrics=found, report=report)
 
 

@@ -43,7 +43,7 @@ class SftConfig(TuneConfig):
 def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
     """One training process."""
     tuned = Tuned(config, world)
-    encoder, padding = tuned.encoder, tuned.encoder.tokenizer.pad_token_id
+    encoder, padding = tuned.encoder, tuned.encoder.padding
     train = conversations(config.conversations, encoder, config.max_length, config.too_long)
     held_out = conversations(config.heldout, encoder, config.max_length, config.too_long)
     objective = NextToken()
@@ -89,6 +89,7 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
         "last": last,
         "examples": {"train": len(train.units), "heldout": len(held_out.units)},
         "skipped": {"train": train.skipped, "heldout": held_out.skipped},
+        "truncated": {"train": train.truncated, "heldout": held_out.truncated},
         "exact_match": {"base": before, "tuned": after, "constant": constant_guess(train.rows, asked)},
         "answers": [
             [question.task, encoder.tokenizer.decode(question.prompt), question.answer, answer]
@@ -107,20 +108,29 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         found = conversations(path, encoder, config.max_length, config.too_long)
         skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
         run.log.info(
-            "%s: %s conversations%s", path, f"{len(found.units):,}", f", skipped: {skipped}" if skipped else ""
+            "%s: %s conversations, %s of them cut%s",
+            path,
+            f"{len(found.units):,}",
+            f"{found.truncated:,}",
+            f", skipped: {skipped}" if skipped else "",
         )
     result = launch(config, run, __name__)
     last = result["last"]
     match: Mapping[str, Mapping[str, float]] = result["exact_match"]
-    for task in match["tuned"]:
-        shares = (match[name].get(task, 0.0) for name in ("base", "tuned", "constant"))
-        run.log.info("exact match on held-out %s: base %.3f, tuned %.3f, best constant guess %.3f", task, *shares)
+    headline = [
+        f"exact match on held-out prompts, {task}: base {match['base'].get(task, 0.0):.3f}, tuned {share:.3f}, "
+        f"best constant guess {match['constant'].get(task, 0.0):.3f}"
+        for task, share in match["tuned"].items()
+    ]
+    for line in headline:
+        run.log.info("%s", line)
     counts = {
         "steps": last["step"],
         "tokens": last["tokens"],
         "skipped_steps": last["skipped"],
         "examples": result["examples"],
         "skipped_examples": result["skipped"],
+        "truncated_examples": result["truncated"],
     }
     found_metrics = {
         "validation_loss": last["validation_loss"],
@@ -130,6 +140,7 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         "exact_match_constant": match["constant"],
         "trainable_parameters": result["trainable"],
         "precision": result["precision"],
+        "headline": headline,
     }
     return run.commit(counts=counts, metrics=found_metrics, report=_report(run, result))
 

@@ -98,6 +98,9 @@ class Trainer:
         """Train to the end. Returns the last row of the log (on the main rank)."""
         if self.world.is_main:
             state.clean(self.directory)
+        # Not before the main rank is alone here (launch.py): an older one, dying, may still rename a checkpoint into
+        # place, and ranks that start from different steps never meet again.
+        self.world.barrier()
         cursor = state.restore(self.directory, self.model, self.optimizer)
         metrics = MetricsLog(self.directory, cursor.step) if self.world.is_main else None
         self.feedback.say(f"precision: {self.precision.name} ({self.precision.reason})")
@@ -201,6 +204,7 @@ class Trainer:
         flops = speed * self.flops_per_token / self.world.size
         return {
             "step": cursor.step,
+            "total_steps": self.steps,
             "samples": cursor.samples,
             "tokens": cursor.tokens,
             "loss": loss if math.isfinite(loss) else None,
