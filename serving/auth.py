@@ -24,17 +24,22 @@ def digest(key: str) -> str:
 def read_keys(path: str | Path) -> list[str]:
     """Keys of a file, one on a line; empty lines and `#` comments are skipped.
 
-    Raises UserError when there is no file, no key in it, or a key short enough to be guessed.
+    Raises UserError when there is no file, no key in it, or a key that no client could send or that can be guessed.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"keys_file: {path}: no such file; write one key on each line")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"keys_file: {path}: not readable as text: {error}") from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise UserError(f"keys_file: {path}: holds no key; write one key on each line")
     if any(len(key) < _SHORTEST_KEY for key in keys):
         raise UserError(f"keys_file: {path}: a key is shorter than {_SHORTEST_KEY} characters and could be guessed")
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        raise UserError(f"keys_file: {path}: a key holds more than printable ASCII; an HTTP header cannot carry it")
     return keys
 
 

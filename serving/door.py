@@ -1,5 +1,7 @@
 """The front door: an OpenAI-compatible HTTP application with keys, a finite queue and errors that tell nothing."""
 
+import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -21,7 +23,9 @@ from serving.protocol import ChatRequest, CompletionRequest, Sampling, describe
 
 log = logging.getLogger("ray.serve")
 OPEN_PATHS = frozenset({"/health", "/ready"})
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS = 30.0
+_READY_SECONDS = 5.0
+_FAILED_SECONDS = 1.0
 
 
 class Backend(Protocol):
@@ -95,6 +99,34 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
+class Failures:
+    """ASGI middleware: a crash becomes a 500 that tells nothing, and the connection lives on.
+
+    Starlette's own handler of `Exception` raises again after the answer, and the server then resets the connection
+    under the client's next request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and answer when that fails before an answer has begun."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            if begun or scope["type"] != "http":
+                raise
+            log.exception("a request failed")
+            await _respond(errors.internal())(scope, receive, send)
+
+
 def build_app(models: Mapping[str, Backend], keys: Sequence[str], settings: DoorSettings) -> FastAPI:
     """The application. `models`: backend by model id; `keys`: SHA-256 digests."""
     app = FastAPI(title="Raymill", docs_url=None, redoc_url=None)
@@ -104,6 +136,7 @@ def build_app(models: Mapping[str, Backend], keys: Sequence[str], settings: Door
     # Added last runs first: a stranger's body is not read at all.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(KeyCheck, keys=KeyRing(keys))
+    app.add_middleware(Failures)
     _handle_errors(app, settings)
 
     async def answer(kind: str, request: Sampling) -> Response:
@@ -172,32 +205,49 @@ async def admitted(backend: Backend, gate: Gate, kind: str, request: Sampling) -
 
 
 async def _chain(first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """A stream whose failure is its last event, because the status has been sent: a client must not take a broken
+    answer for a whole one."""
     async with aclosing(rest):
         yield first
-        async for part in rest:
-            yield part
+        try:
+            async for part in rest:
+                yield part
+        except ApiError as error:
+            yield f"data: {json.dumps(error.body())}\n\n"
+        except Exception:
+            log.exception("a stream broke off")
+            yield f"data: {json.dumps(errors.internal().body())}\n\n"
 
 
 class Readiness:
-    """A real one-token probe per model, its outcome remembered for a few seconds."""
+    """A real one-token probe per model, its outcome remembered for a few seconds.
+
+    Whoever has no key may ask: there is one probe at a time, however many wait for it. An engine that stalls is not
+    ready, though its process lives (ray#61263).
+    """
 
     def __init__(self, models: Mapping[str, Backend]) -> None:
         self.models = models
+        self._lock = asyncio.Lock()
+        self._ready = False
         self._until = 0.0
 
     async def check(self) -> bool:
         """Whether every model answers."""
-        if time.monotonic() < self._until:
-            return True
-        for name, backend in self.models.items():
-            body = {"model": name, "prompt": "a", "max_tokens": 1, "temperature": 0.0}
-            try:
-                async with aclosing(backend.generate("completions", body)) as parts:
-                    await anext(parts)
-            except Exception:
-                log.exception("the probe of %s failed", name)
-                return False
-        self._until = time.monotonic() + _PROBE_SECONDS
+        async with self._lock:
+            if time.monotonic() >= self._until:
+                self._ready = all([await self._probe(name, backend) for name, backend in self.models.items()])
+                self._until = time.monotonic() + (_READY_SECONDS if self._ready else _FAILED_SECONDS)
+            return self._ready
+
+    async def _probe(self, name: str, backend: Backend) -> bool:
+        body = {"model": name, "prompt": "a", "max_tokens": 1, "temperature": 0.0}
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS), aclosing(backend.generate("completions", body)) as parts:
+                await anext(parts)
+        except Exception:
+            log.exception("the probe of %s failed", name)
+            return False
         return True
 
 
@@ -208,7 +258,7 @@ def _handle_errors(app: FastAPI, settings: DoorSettings) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        message, param = describe(dict(error.errors()[0]))
+        message, param = describe(error.errors())
         return _respond(ApiError(400, message, param=param))
 
     @app.exception_handler(HTTPException)
@@ -218,11 +268,6 @@ def _handle_errors(app: FastAPI, settings: DoorSettings) -> None:
         if error.status_code == 413:
             return _respond(errors.too_large(settings.max_body_bytes))
         return _respond(ApiError(error.status_code, str(error.detail)))
-
-    @app.exception_handler(Exception)
-    async def crash(_: Request, error: Exception) -> Response:
-        log.error("a request failed", exc_info=error)
-        return _respond(errors.internal())
 
 
 def _respond(error: ApiError) -> JSONResponse:

@@ -62,7 +62,7 @@ class EngineSettings(Config):
         Thread binding is off: vLLM would reserve one core for its scheduler, half of a machine with two. Nothing may
         be looked up on the network.
         """
-        return {
+        variables = {
             "OMP_NUM_THREADS": str(self.threads or os.cpu_count() or 1),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_NO_USAGE_STATS": "1",
@@ -71,6 +71,11 @@ class EngineSettings(Config):
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if not self.compile:
+            # A few helpers of vLLM compile themselves all the same: the first request for log-probabilities then holds
+            # every other request up for 25 s on 2 cores.
+            variables["TORCHDYNAMO_DISABLE"] = "1"
+        return variables
 
 
 def resolve_dtype(dtype: str) -> str:

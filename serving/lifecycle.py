@@ -1,6 +1,7 @@
 """The endpoint as a Ray Serve application: start it, wait until it answers, look at it, stop it."""
 
 import logging
+import os
 import re
 import socket
 import time
@@ -28,6 +29,9 @@ _POLL_SECONDS = 0.5
 _DOOR_CPUS = 0.1
 _MANY = 100_000
 _STOP_SECONDS = 60
+# Serve kills its proxy when it does not answer three times within this time: on a busy machine its imports take longer.
+# Serve's controller reads it from the environment that Ray was started with.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 _DEATH = re.compile(r"(?:Error|Exception): (.+)")
 
 
@@ -116,12 +120,27 @@ def check_port(address: Address) -> None:
 def deploy(models: Sequence[ServedModel], address: Address, keys: Sequence[str], door: DoorSettings) -> None:
     """Start the application on the connected Ray cluster; `wait_ready` says when it answers.
 
-    keys: SHA-256 digests. Raises UserError when the port is taken or an endpoint is up already.
+    keys: SHA-256 digests. Raises UserError when the port is taken or Ray Serve is in use already; what runs then stays
+    untouched. When the start itself fails, nothing of it is left.
     """
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if APPLICATION in _applications():
+    running = _applications()
+    if APPLICATION in running:
         raise UserError("an endpoint is up on this Ray cluster already; stop it first with 'raymill serve down'")
+    if running:
+        # One cluster has one Ray Serve: its port is theirs, and stopping ours would stop them.
+        raise UserError(f"this Ray cluster serves other applications ({', '.join(running)}); use a cluster of its own")
     check_port(address)
+    try:
+        _run(models, address, keys, door)
+    except RayActorError as error:
+        shutdown()
+        raise RaymillError(f"Ray Serve did not start: {' '.join(str(error).split())[:200]}") from None
+    except BaseException:
+        shutdown()
+        raise
+
+
+def _run(models: Sequence[ServedModel], address: Address, keys: Sequence[str], door: DoorSettings) -> None:
     serve.start(proxy_location="HeadOnly", http_options={"host": address.host, "port": address.port})
     handles = {model.model_id: _model_deployment(model) for model in models}
     deployment: Any = serve.deployment(Door)
@@ -176,7 +195,9 @@ def wait_ready(address: Address, timeout_s: float, tick: Callable[[float], None]
 
 
 def _applications() -> dict[str, Any]:
-    return dict(serve.status().applications)
+    found = dict(serve.status().applications)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Serve set it to INFO when it connected
+    return found
 
 
 def _failure(status: Any) -> str:

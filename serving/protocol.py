@@ -4,12 +4,16 @@ A field that is not here is refused, because vLLM takes more in a request than a
 transfer parameters of the cache, priorities).
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 
 _MAX_CHOICES = 16
 _MAX_STOPS = 8
+_MAX_PROMPTS = 256  # of one request: each is work of its own for the engine, behind a single place in the queue
+_UNION_TAGS = frozenset({"str", "int"})
 
 
 class _Body(BaseModel):
@@ -22,11 +26,18 @@ class StreamOptions(_Body):
     include_usage: bool = Field(False, description="send the token counts in a last chunk")
 
 
+class TextPart(_Body):
+    """A piece of a turn, as clients send it that also know images."""
+
+    type: Literal["text"]
+    text: str
+
+
 class Message(_Body):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = None
 
 
@@ -50,6 +61,15 @@ class Sampling(_Body):
     repetition_penalty: float | None = Field(None, gt=0, le=2)
     user: str | None = None
 
+    @model_validator(mode="after")
+    def _is_unicode(self) -> Self:
+        """JSON can spell half of a surrogate pair, of which tokenizers die."""
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError:
+            raise ValueError("a text holds half of a surrogate pair, which is no character") from None
+        return self
+
     def engine_body(self) -> dict[str, Any]:
         """What goes on to the engine: the fields that the client set."""
         return self.model_dump(exclude_none=True, exclude={"user"})
@@ -65,22 +85,51 @@ class ChatRequest(Sampling):
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
 
+_Tokens = list[Annotated[int, Field(ge=0)]]
+
+
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | _Tokens | list[_Tokens]
     max_tokens: int | None = Field(None, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 
+    @field_validator("prompt")
+    @classmethod
+    def _some_but_not_too_many(cls, prompt: Any) -> Any:
+        if prompt == []:
+            raise ValueError("the list is empty")
+        several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        if several and len(prompt) > _MAX_PROMPTS:
+            raise ValueError(f"one request may hold {_MAX_PROMPTS} prompts, not {len(prompt)}")
+        return prompt
 
-def describe(error: dict[str, Any]) -> tuple[str, str | None]:
-    """A pydantic error as (message, name of the field)."""
-    steps = [str(step) for step in error["loc"] if step != "body"]
-    name = ".".join(steps) or None
+
+def describe(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """Why pydantic refused a body, as (message, name of the field).
+
+    Of a field that may have several shapes, pydantic lists what is wrong with each: the one that came furthest tells,
+    and of those one that found more wrong than the type.
+    """
+    field = _steps(errors[0])[:1]
+    error = max((error for error in errors if _steps(error)[:1] == field), key=_progress)
+    steps = _steps(error)
+    name = ".".join(step for step in steps if step not in _UNION_TAGS and "[" not in step) or None
     if error["type"] == "extra_forbidden":
         return f"Unrecognized request argument: {name}.", name
     if error["type"] == "json_invalid":
         return "The request body is not valid JSON.", None
-    reason = str(error["msg"])
-    return (f"{name}: {reason[0].lower()}{reason[1:]}." if name else f"{reason}."), name
+    if name is None and error["type"] in ("missing", "model_attributes_type"):
+        return "The request body must be a JSON object, sent with 'Content-Type: application/json'.", None
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    return (f"{name}: {reason[0].lower()}{reason[1:]}." if name else f"{reason[0].upper()}{reason[1:]}."), name
+
+
+def _steps(error: Mapping[str, Any]) -> list[str]:
+    return [str(step) for step in error["loc"] if step != "body"]
+
+
+def _progress(error: Mapping[str, Any]) -> tuple[int, bool]:
+    return len(error["loc"]), not str(error["type"]).endswith(("_type", "_parsing"))

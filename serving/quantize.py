@@ -33,6 +33,11 @@ class QuantizeConfig(StageConfig):
     scheme: Literal["int8_w8a8"] = Field(
         "int8_w8a8", description="INT8 weights for each output channel (GPTQ), INT8 activations for each token"
     )
+    narrow_weights: bool = Field(
+        True,
+        description="keep weights in 7 of the 8 bits: a CPU without VNNI adds products in 16 bits, which overflow from "
+        "the full range; false is a little more exact where every server has VNNI or a GPU",
+    )
     samples: int = Field(128, ge=1, description="calibration sequences; 128 to 512 are usual")
     sequence_length: int = Field(512, ge=8, description="tokens of a sequence, for calibration and measurement")
     held_out_samples: int = Field(32, ge=1, description="held-out sequences")
@@ -61,7 +66,7 @@ def quantize(config: QuantizeConfig, run: Run) -> Manifest:
         model = checkpoint.load_model(config.checkpoint)
         layers = len(compress.quantizable(model))
         with run.progress(f"quantizing to {config.scheme}", total=layers, unit="layers") as progress:
-            compress.gptq(model, config.scheme, calibration_ST, progress.advance)
+            compress.gptq(model, config.scheme, calibration_ST, config.narrow_weights, progress.advance)
         dtype = getattr(torch, str(content.get("dtype") or content.get("torch_dtype") or "float32"))
         compress.save(model, dtype, config.checkpoint, run.path(_SCRATCH))
         del model
@@ -155,4 +160,4 @@ def _report(config: QuantizeConfig, found: Quality, sizes: dict[str, int], layer
     return report
 
 
-STAGE = Stage(name="serve.quantize", version=1, config=QuantizeConfig, run=quantize)
+STAGE = Stage(name="serve.quantize", version=2, config=QuantizeConfig, run=quantize)

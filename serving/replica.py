@@ -3,10 +3,13 @@
 vLLM (10 s of imports on 2 cores) is imported in the replica alone; the driver and the door stay light.
 """
 
+import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from serving import errors
@@ -21,6 +24,8 @@ Kind = Literal["chat", "completions"]
 FAILURE_MARK = "engine did not start: "
 _ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]+\.)?(\w+(?:Error|Exception)): (\S.*)$")
 _VALIDATION = re.compile(r"Value error, (.+?)(?: \[type=|$)", re.MULTILINE)
+_NOTE = re.compile(r" \((?:parameter|value)=[^()]*\)$")
+_FAILED_EVENT = 'data: {"error":'
 _HOLLOW = ("Engine core initialization failed", "Worker failed with error", "WorkerProc initialization failed")
 
 # What vLLM adds to OpenAI's answer for its own clusters, and its version.
@@ -49,26 +54,47 @@ class ModelReplica:
     async def generate(self, kind: Kind, body: dict[str, Any]) -> AsyncIterator[str | ApiError]:
         """Answer one request: one JSON text, or for a stream its server-sent events one by one.
 
-        Yields an ApiError when the request is at fault: raised, it would fill Ray's log with tracebacks. Closing the
-        iterator ends the generation.
+        What goes wrong is yielded as an ApiError and never raised: Ray would carry vLLM's exception to the door, which
+        would import vLLM to read it (20 s without an answer to anybody). Closing the iterator ends the generation.
         """
         from pydantic import ValidationError
-        from ray.llm._internal.serve.core.configs import openai_api_models as models
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         from serving.protocol import describe
 
-        request_type: Any = models.ChatCompletionRequest if kind == "chat" else models.CompletionRequest
         try:
-            request = request_type.model_validate(body)
+            async with aclosing(self._parts(kind, body)) as parts:
+                async for part in parts:
+                    yield part
+        except ApiError as error:
+            yield error
         except ValidationError as error:
-            message, param = describe(dict(error.errors()[0]))
+            message, param = describe(error.errors())
             yield ApiError(400, message, param=param)
-            return
+        except VLLMClientError as error:
+            yield ApiError(400, _plain(str(error)), param=getattr(error, "parameter", None))
+        except EngineDeadError:
+            yield errors.not_ready()
+        except Exception:
+            log.exception("a request failed in the engine")
+            yield errors.internal()
+
+    async def _parts(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        from ray.llm._internal.serve.core.configs import openai_api_models as models
+
+        request_type: Any = models.ChatCompletionRequest if kind == "chat" else models.CompletionRequest
+        if kind == "completions":
+            engine: Any = self._server.engine
+            _require_known(body["prompt"], engine._engine_client.model_config.get_vocab_size())
+        request = request_type.model_validate(body)
         answers = await (self._server.chat(request) if kind == "chat" else self._server.completions(request))
         async for item in answers:
             for part in item if isinstance(item, list) else [item]:
                 if isinstance(part, models.ErrorResponse):
-                    yield _as_api_error(part.error)
+                    raise _as_api_error(part.error)
+                elif isinstance(part, str) and part.startswith(_FAILED_EVENT):
+                    raise _as_api_error(SimpleNamespace(**json.loads(part.removeprefix("data: "))["error"]))
                 else:
                     yield part if isinstance(part, str) else part.model_dump_json(exclude=_OWN_FIELDS)
 
@@ -147,7 +173,21 @@ def _as_api_error(error: Any) -> ApiError:
     if status >= 500:
         log.error("the engine failed a request: %s", error.message)
         return errors.internal()
-    return ApiError(status, error.message, param=error.param)
+    return ApiError(status, _plain(error.message), param=error.param)
+
+
+def _plain(message: str) -> str:
+    """Without vLLM's note for programmers; the field is told beside the message."""
+    return _NOTE.sub("", message)
+
+
+def _require_known(prompt: Any, vocabulary: int) -> None:
+    """vLLM takes an id that its tokenizer knows and its model does not, and its engine dies of it on a CPU."""
+    several = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    for tokens in several:
+        highest = max(tokens, default=0) if isinstance(tokens, list) else 0
+        if highest >= vocabulary:
+            raise ApiError(400, f"prompt: {highest} is not one of the model's {vocabulary:,} tokens.", param="prompt")
 
 
 def _log_size() -> int:

@@ -63,13 +63,13 @@ def up(config: UpConfig, run: Run) -> Manifest:
     keys = auth.read_keys(config.keys_file) if config.keys_file else [auth.new_key()]
     digests = [auth.digest(key) for key in keys]
     runtime.connect()
+    model = lifecycle.ServedModel(config.model_id, os.path.abspath(config.checkpoint), config.engine, config.seed)
+    door = DoorSettings(config.max_num_seqs, config.max_waiting, config.max_body_bytes)
+    # Outside of `try`: what it refuses for is an endpoint of somebody else, which must stay up.
+    with run.timing("start"):
+        lifecycle.deploy([model], address, digests, door)
     try:
         with run.timing("start"), run.progress("starting the engine", unit="s") as progress:
-            model = lifecycle.ServedModel(
-                config.model_id, os.path.abspath(config.checkpoint), config.engine, config.seed
-            )
-            door = DoorSettings(config.max_num_seqs, config.max_waiting, config.max_body_bytes)
-            lifecycle.deploy([model], address, digests, door)
             started_s = lifecycle.wait_ready(
                 address, config.start_timeout_s, lambda seconds: progress.update(int(seconds))
             )

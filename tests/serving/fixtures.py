@@ -1,0 +1,55 @@
+"""Checkpoints and texts for the tests of serving."""
+
+import string
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tests.tiny_models import TEXT, save_tokenizer
+
+CONTEXT = 1024
+
+
+def documents(count: int) -> list[dict[str, str]]:
+    return [{"id": f"{number:032x}", "text": f"{TEXT[number % 3]} It is number {number}."} for number in range(count)]
+
+
+def write_parquet(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def save_speller(directory: Path, seed: int = 0) -> Path:
+    """A random Llama that vLLM's CPU kernels take (heads of 32) and that, when greedy, writes ASCII letters alone.
+
+    Each letter is one token, so that the text of an answer says which tokens were chosen: the rows of every other
+    token in the output layer are zero, and some letter's logit is above zero.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(save_tokenizer(directory))
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    model = LlamaForCausalLM(config)
+    letters = tokenizer.convert_tokens_to_ids(list(string.ascii_letters))
+    rows = torch.zeros(len(tokenizer), 1)
+    rows[letters] = 1
+    with torch.no_grad():
+        model.lm_head.weight.mul_(rows)
+    model.save_pretrained(directory)
+    return directory
