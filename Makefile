@@ -3,7 +3,7 @@ PLATFORM ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cp
 READY := .venv/.ready-$(PLATFORM)
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: quickstart test test-fast test-faults lint format setup lock bench clean help
+.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench clean help
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -38,6 +38,9 @@ format: $(READY) ## let ruff mend what it can
 
 lock: $(READY) ## renew requirements/cpu.txt and gpu.txt from pyproject.toml
 	requirements/lock.sh
+
+docs: $(READY) ## render docs/settings.md from the stages' configurations
+	.venv/bin/python docs/render_settings.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured
 	.venv/bin/python benchmarks/render.py

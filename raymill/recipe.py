@@ -31,7 +31,9 @@ class Recipe(Config):
     name: str = Field(description="shown in the summary")
     output: str = Field(description="folder of the run directories, one for each stage")
     services: dict[str, Service] = Field(default_factory=dict, description="helper processes that some stages need")
-    stages: dict[str, dict[str, Any]] = Field(description="stages in order: name -> use: data.build, and its settings")
+    stages: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="stages in order: name -> use: data.build, and its settings"
+    )
 
 
 @dataclass(frozen=True)

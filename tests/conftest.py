@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

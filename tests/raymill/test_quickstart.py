@@ -1,0 +1,84 @@
+"""The main job from end to end at a smaller size: real pages, real Ray, real fastText, a real vLLM engine."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from core import manifest
+from tests.conftest import ROOT
+from tests.raymill.small_recipe import RECIPE, STAGES, overrides
+
+LOADS = re.compile(r"""<(?:script|img|iframe|link)[^>]+(?:src|href)=|url\(["']?(?:https?:)?//|@import""")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(run directories, what the command printed, standard output of a second run)."""
+    output = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, "-m", "raymill", "run", str(RECIPE), "--address", "local", *overrides(output)]
+    first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for _ in range(2))
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert second.returncode == 0, second.stderr[-3000:]
+    return output, first.stdout, second.stdout
+
+
+def read(output, stage):
+    found = manifest.read(output / stage)
+    assert found is not None, f"{stage} left no manifest"
+    return found
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_an_artifact_and_a_report(finished):
+    output, printed, _ = finished
+    for stage in STAGES:
+        assert read(output, stage).status == "complete"
+        page = (output / stage / "report.html").read_text()
+        assert not LOADS.search(page), f"{stage}: the report needs a network"
+        assert f"\n{stage}  (" in printed
+    assert (output / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_documents_balance_and_the_planted_pages_become_what_the_key_says(finished):
+    build = read(finished[0], "build")
+    counts = build.counts
+    assert counts["read"] == counts["kept"] + sum(counts["rejected"].values()) + counts["quarantined"]
+    right, _, of = build.metrics["answer_key"].partition(" of ")
+    assert right == of
+    assert int(of) >= 60
+
+
+@pytest.mark.slow
+def test_training_learns_and_tuning_starts_from_it(finished):
+    output, _, _ = finished
+    pretrain, sft, dpo = (read(output, name).metrics for name in ("pretrain", "sft", "dpo"))
+    assert pretrain["validation_loss"] < pretrain["unigram_entropy"]
+    losses = [json.loads(line)["loss"] for line in (output / "sft" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert set(sft["exact_match"]) == set(sft["exact_match_base"]) == set(sft["exact_match_constant"])
+    assert 0 < dpo["preference_accuracy_standard_error"] < 0.5
+
+
+@pytest.mark.slow
+def test_the_endpoint_answered_and_drafted(finished):
+    output, printed, _ = finished
+    answers = json.loads((output / "endpoint" / "answers.json").read_text())
+    assert len(answers) == 3
+    assert all(answer["completion_tokens"] > 0 for answer in answers)
+    assert [answer["streamed"] for answer in answers].count(True) == 1
+    endpoint = json.loads((output / "endpoint" / "endpoint.json").read_text())
+    assert endpoint["quantization"] == "int8_w8a8"
+    assert endpoint["speculative"]["method"] == "ngram"
+    assert "speculative decoding (ngram)" in printed
+    assert "perplexity" in printed
+
+
+@pytest.mark.slow
+def test_a_second_run_reuses_everything_and_says_so(finished):
+    output, _, again = finished
+    assert again.count("up to date, reused") == len(STAGES)
+    assert (output / "pretrain" / "manifest.json").is_file()
