@@ -37,6 +37,21 @@ def chat_request(tokenizer: Any, messages: Messages, answer: str) -> Request:
     return encode_rendered(tokenizer, render_prompt(tokenizer, messages), render_answer(tokenizer, messages, answer))
 
 
+def encode(tokenizer: Any, messages: Messages) -> tuple[list[int], list[bool]]:
+    """A conversation's token ids, and which of them the assistant says.
+
+    The template's `{% generation %}` marks tell; of a template without them, every token counts. The template writes
+    every special token itself; the tokenizer adds none. Raises UserError without a chat template.
+    """
+    render_prompt(tokenizer, messages[:1])
+    found = tokenizer.apply_chat_template(
+        _plain(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids = list(found["input_ids"])
+    said = [bool(mark) for mark in found["assistant_masks"]]
+    return ids, said if "generation" in tokenizer.chat_template else [True] * len(ids)
+
+
 def _plain(messages: Messages) -> list[dict[str, str]]:
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 

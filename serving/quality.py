@@ -14,10 +14,10 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over all predicted tokens. Perplexity is exp of the mean negative log-likelihood, nats.
+    """Means over all tokens that count. Perplexity is exp of the mean negative log-likelihood, nats.
 
     `kl`: mean KL(original || quantized), nats per token. `agreement`: share of tokens for which both rank the same
-    token first. The last two hold each sequence's own perplexity, (n,).
+    token first. The last two hold each sequence's own perplexity, of the n that have tokens that count.
     """
 
     tokens: int
@@ -36,36 +36,45 @@ class Quality:
 
 @torch.inference_mode()
 def compare(
-    original: PreTrainedModel, quantized: PreTrainedModel, sequences_ST: Tensor, tick: Callable[[int], None]
+    original: PreTrainedModel,
+    quantized: PreTrainedModel,
+    tokens_ST: Tensor,
+    counted_ST: Tensor,
+    tick: Callable[[int], None],
 ) -> Quality:
-    """Both models on sequences of token ids, (sequences, length) int64; `tick(n)` is called after n sequences."""
+    """Both models on token ids, (sequences, length) int64; `tick(n)` is called after n sequences.
+
+    counted_ST: which tokens count, the first of a sequence never, for nothing predicts it.
+    """
     before: list[float] = []
     after: list[float] = []
     kl_sum, same = 0.0, 0
-    for tokens_BT in sequences_ST.split(_BATCH):
+    predicted_ST = counted_ST[:, 1:]
+    for tokens_BT, counted_BT in zip(tokens_ST.split(_BATCH), predicted_ST.split(_BATCH), strict=True):
         targets_BT = tokens_BT[:, 1:]
         original_BTV = log_softmax(original(input_ids=tokens_BT).logits[:, :-1].float(), dim=-1)
         quantized_BTV = log_softmax(quantized(input_ids=tokens_BT).logits[:, :-1].float(), dim=-1)
-        before += _negative_log_likelihood(original_BTV, targets_BT)
-        after += _negative_log_likelihood(quantized_BTV, targets_BT)
-        kl_sum += float(kl_div(quantized_BTV, original_BTV, reduction="sum", log_target=True))
-        same += int((original_BTV.argmax(-1) == quantized_BTV.argmax(-1)).sum())
+        before += _negative_log_likelihood(original_BTV, targets_BT, counted_BT)
+        after += _negative_log_likelihood(quantized_BTV, targets_BT, counted_BT)
+        original_NV, quantized_NV = original_BTV[counted_BT], quantized_BTV[counted_BT]
+        kl_sum += float(kl_div(quantized_NV, original_NV, reduction="sum", log_target=True))
+        same += int((original_NV.argmax(-1) == quantized_NV.argmax(-1)).sum())
         tick(len(tokens_BT))
-    predicted = sequences_ST.shape[1] - 1
-    tokens = len(sequences_ST) * predicted
+    tokens_S = predicted_ST.sum(-1).tolist()
+    tokens = sum(tokens_S)
     return Quality(
         tokens=tokens,
         perplexity_before=math.exp(math.fsum(before) / tokens),
         perplexity_after=math.exp(math.fsum(after) / tokens),
         kl=kl_sum / tokens,
         agreement=same / tokens,
-        before_by_sequence=[math.exp(nll / predicted) for nll in before],
-        after_by_sequence=[math.exp(nll / predicted) for nll in after],
+        before_by_sequence=[math.exp(nll / n) for nll, n in zip(before, tokens_S, strict=True) if n],
+        after_by_sequence=[math.exp(nll / n) for nll, n in zip(after, tokens_S, strict=True) if n],
     )
 
 
-def _negative_log_likelihood(log_probabilities_BTV: Tensor, targets_BT: Tensor) -> list[float]:
+def _negative_log_likelihood(log_probabilities_BTV: Tensor, targets_BT: Tensor, counted_BT: Tensor) -> list[float]:
     """Summed over each sequence, (B,)."""
     chosen_BT = log_probabilities_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1)
-    sums: list[float] = (-chosen_BT.double().sum(-1)).tolist()
+    sums: list[float] = (-chosen_BT.double() * counted_BT).sum(-1).tolist()
     return sums

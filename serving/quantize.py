@@ -28,7 +28,9 @@ class QuantizeConfig(StageConfig):
     checkpoint: InputPath = Field(description="Hugging Face checkpoint directory in full precision")
     documents: InputPath = Field(description="documents or conversations to calibrate on: an artifact, or Parquet")
     held_out: InputPath | None = Field(
-        None, description="documents or conversations to measure on; None: a fifth of `documents`, by hash of the id"
+        None,
+        description="documents or conversations (of which the assistant's tokens count) to measure on; None: a fifth "
+        "of `documents`, by hash of the id",
     )
     scheme: Literal["int8_w8a8"] = Field(
         "int8_w8a8", description="INT8 weights for each output channel (GPTQ), INT8 activations for each token"
@@ -57,24 +59,24 @@ def quantize(config: QuantizeConfig, run: Run) -> Manifest:
     torch.manual_seed(config.seed)
     with run.timing("texts"):
         tokenizer = checkpoint.load_tokenizer(config.checkpoint)
-        calibration_ST, held_out_ST = texts.choose(
+        calibration, held_out = texts.choose(
             *(config.documents, config.held_out, tokenizer, config.seed),
             *(config.samples, config.held_out_samples, config.sequence_length),
         )
-        run.log.info("%d calibration and %d held-out sequences", len(calibration_ST), len(held_out_ST))
+        run.log.info("%d calibration and %d held-out sequences", len(calibration), len(held_out))
     with run.timing("quantize"):
         model = checkpoint.load_model(config.checkpoint)
         layers = len(compress.quantizable(model))
         with run.progress(f"quantizing to {config.scheme}", total=layers, unit="layers") as progress:
-            compress.gptq(model, config.scheme, calibration_ST, config.narrow_weights, progress.advance)
+            compress.gptq(model, config.scheme, calibration.tokens_ST, config.narrow_weights, progress.advance)
         dtype = getattr(torch, str(content.get("dtype") or content.get("torch_dtype") or "float32"))
         compress.save(model, dtype, config.checkpoint, run.path(_SCRATCH))
         del model
-    with run.timing("compare"), run.progress("comparing", total=len(held_out_ST), unit="sequences") as progress:
+    with run.timing("compare"), run.progress("comparing", total=len(held_out), unit="sequences") as progress:
         original = checkpoint.load_model(config.checkpoint)
         with compress.quiet():
             written = checkpoint.load_model(run.path(_SCRATCH))
-            found = quality.compare(original, written, held_out_ST, progress.advance)
+            found = quality.compare(original, written, held_out.tokens_ST, held_out.counted_ST, progress.advance)
     if not found.increase <= config.max_perplexity_increase:  # nan fails as well
         shutil.rmtree(run.path(_SCRATCH))
         raise RaymillError(_too_far(found, config))
@@ -93,7 +95,7 @@ def quantize(config: QuantizeConfig, run: Run) -> Manifest:
     return run.commit(
         counts={
             "layers": layers,
-            "calibration_tokens": calibration_ST.numel(),
+            "calibration_tokens": calibration.tokens_ST.numel(),
             "held_out_tokens": found.tokens,
         },
         metrics={
@@ -160,4 +162,4 @@ def _report(config: QuantizeConfig, found: Quality, sizes: dict[str, int], layer
     return report
 
 
-STAGE = Stage(name="serve.quantize", version=2, config=QuantizeConfig, run=quantize)
+STAGE = Stage(name="serve.quantize", version=3, config=QuantizeConfig, run=quantize)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ from core.errors import UserError
 
 _HELD_OUT_SHARE = 0.2
 _BATCH_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Tokens of equal length, (sequences, length) int64, and which of them a measurement counts, of the same shape.
+
+    Of a document every token counts, of a conversation those that the assistant says: tuned models learn nothing else.
+    """
+
+    tokens_ST: Tensor
+    counted_ST: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens_ST)
 
 
 def open_texts(path: str) -> arrow_dataset.Dataset:
@@ -60,43 +75,45 @@ class Texts:
         """Row numbers whose hash lies in [low, high), by hash."""
         return sorted((row for row, h in enumerate(self.hashes) if low <= h < high), key=self.hashes.__getitem__)
 
-    def sequences(self, rows: Sequence[int], tokenizer: Any, count: int, length: int) -> Tensor:
-        """Up to `count` sequences of `length` tokens, (count, length) int64: texts end to end, cut where one is full.
+    def sequences(self, rows: Sequence[int], tokenizer: Any, count: int, length: int) -> Sequences:
+        """Up to `count` sequences of `length` tokens: texts end to end, cut where one is full.
 
         The rest of a text that crosses the end of a sequence is dropped: a sequence begins where a text begins.
         """
         sequences: list[list[int]] = []
+        counted: list[list[bool]] = []
         current: list[int] = []
-        for tokens in self._tokens(rows, tokenizer):
+        said: list[bool] = []
+        for tokens, counts in self._tokens(rows, tokenizer):
             current += tokens
+            said += counts
             if len(current) >= length:
                 sequences.append(current[:length])
-                current = []
+                counted.append(said[:length])
+                current, said = [], []
                 if len(sequences) == count:
                     break
-        return torch.tensor(sequences, dtype=torch.int64).reshape(-1, length)
+        return Sequences(
+            torch.tensor(sequences, dtype=torch.int64).reshape(-1, length),
+            torch.tensor(counted, dtype=torch.bool).reshape(-1, length),
+        )
 
-    def _tokens(self, rows: Sequence[int], tokenizer: Any) -> Iterator[list[int]]:
+    def _tokens(self, rows: Sequence[int], tokenizer: Any) -> Iterator[tuple[list[int], list[bool]]]:
         end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
         for start in range(0, len(rows), _BATCH_ROWS):
             taken = self.dataset.take(pa.array(rows[start : start + _BATCH_ROWS]), columns=[self.column])
             for value in taken.column(0).to_pylist():
                 if self.column == "text":
-                    yield [*tokenizer.encode(value), *end]
+                    tokens = [*tokenizer.encode(value), *end]
+                    yield tokens, [True] * len(tokens)
                 else:
-                    yield tokenizer.encode(_render(tokenizer, value), add_special_tokens=False)
-
-
-def _render(tokenizer: Any, messages: Any) -> str:
-    chat.render_prompt(tokenizer, messages[:1])  # raises UserError without a template
-    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False))
+                    yield chat.encode(tokenizer, value)
 
 
 def choose(
     documents: str, held_out: str | None, tokenizer: Any, seed: int, count: int, held_out_count: int, length: int
-) -> tuple[Tensor, Tensor]:
-    """(calibration, held-out) sequences, each (n, length) int64, without a text in common.
+) -> tuple[Sequences, Sequences]:
+    """(calibration, held-out) sequences, without a text in common.
 
     Without a source of its own, held-out text is the fifth of `documents` with the smallest hashes. Raises UserError
     when a part has not enough text for one sequence.
@@ -115,4 +132,6 @@ def choose(
                 f"{name}: {path}: not enough text for one sequence of {length} tokens; "
                 "give more documents, or lower sequence_length"
             )
+    if not measured.counted_ST[:, 1:].any():
+        raise UserError(f"held_out: {held_out or documents}: no assistant says anything in it, so nothing is measured")
     return calibration, measured

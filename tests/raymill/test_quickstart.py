@@ -5,7 +5,10 @@ import re
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
+from peft import PeftConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from core import manifest
 from tests.conftest import ROOT
@@ -40,6 +43,53 @@ def test_every_stage_leaves_an_artifact_and_a_report(finished):
         assert not LOADS.search(page), f"{stage}: the report needs a network"
         assert f"\n{stage}  (" in printed
     assert (output / "index.html").is_file()
+
+
+MANIFEST = {
+    *("stage", "status", "config", "inputs", "outputs"),
+    *("counts", "metrics", "timings", "versions", "seed"),
+}
+DOCUMENT = {"id", "url", "text", "source", "date", "language", "language_score", "signals"}
+TABLES = {
+    "build/documents": DOCUMENT,
+    "build/measured": DOCUMENT,
+    "build/rejects": {"id", "url", "reason", "value", "threshold"},
+    "build/duplicates": {"id", "kind", "cluster_id", "survivor_id", "survivor_artifact", "jaccard"},
+    "tokenize": {"id", "offset", "tokens", "bytes", "source", "language", "split"},
+    "derive/conversations": {"messages", "source"},
+    "derive/preferences": {"prompt", "chosen", "rejected", "source"},
+}
+LOG = {
+    *("step", "tokens", "loss", "lr", "grad_norm", "step_seconds", "data_seconds", "tokens_per_second"),
+    *("mfu", "memory_gib", "skipped", "validation_loss"),
+}
+
+
+@pytest.mark.slow
+def test_artifacts_hold_what_the_contract_promises(finished):
+    output, _, _ = finished
+    for stage in STAGES:
+        assert set(json.loads((output / stage / "manifest.json").read_text())) >= MANIFEST
+    for folder, columns in TABLES.items():
+        files = sorted((output / folder).glob("*.parquet"))
+        assert files, folder
+        assert all(columns <= set(pq.read_schema(file).names) for file in files), folder
+    for stage in ("pretrain", "sft", "dpo", "quantize"):
+        checkpoint = output / stage / "checkpoint"
+        assert AutoConfig.from_pretrained(checkpoint).model_type == "llama"
+        assert AutoTokenizer.from_pretrained(checkpoint).chat_template
+        assert list(checkpoint.glob("*.safetensors"))
+    for stage in ("pretrain", "sft", "dpo"):
+        rows = [json.loads(line) for line in (output / stage / "metrics.jsonl").read_text().splitlines()]
+        assert rows and all(set(row) >= LOG for row in rows)
+        assert list((output / stage / "state").glob("step-*"))
+    for stage in ("sft", "dpo"):
+        assert PeftConfig.from_pretrained(output / stage / "adapter").peft_type == "LORA"
+    assert list((output / "crawl" / "warc").glob("*.warc.gz"))
+    assert list((output / "tokenize" / "tokens").glob("*.bin"))
+    assert {"task", "metric", "value", "standard_error", "n"} <= set(
+        json.loads((output / "eval" / "scores.json").read_text())["scores"][0]
+    )
 
 
 @pytest.mark.slow

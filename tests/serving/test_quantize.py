@@ -99,7 +99,7 @@ def test_it_loads_in_transformers_and_the_figures_of_the_manifest_are_true(quant
     from core import checkpoint
 
     tokenizer = checkpoint.load_tokenizer(quantized.original)
-    _, held_out_ST = texts.choose(str(quantized.documents), None, tokenizer, 0, 16, 8, 64)
+    _, held_out = texts.choose(str(quantized.documents), None, tokenizer, 0, 16, 8, 64)
     models = [
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         for path in (quantized.original, quantized.checkpoint)
@@ -107,7 +107,7 @@ def test_it_loads_in_transformers_and_the_figures_of_the_manifest_are_true(quant
     losses, choices = [], []
     for model in models:
         with torch.inference_mode():
-            outputs = [model(input_ids=row[None], labels=row[None]) for row in held_out_ST]
+            outputs = [model(input_ids=row[None], labels=row[None]) for row in held_out.tokens_ST]
         losses.append(sum(output.loss.item() for output in outputs) / len(outputs))
         choices.append(torch.cat([output.logits[0, :-1].argmax(-1) for output in outputs]))
     found = quantized.manifest.metrics

@@ -25,7 +25,8 @@ def folder(tmp_path):
 
 
 def choose(path, tokenizer, held_out=None, seed=0, count=1000, held_out_count=1000, length=16):
-    return texts.choose(str(path), held_out and str(held_out), tokenizer, seed, count, held_out_count, length)
+    found = texts.choose(str(path), held_out and str(held_out), tokenizer, seed, count, held_out_count, length)
+    return tuple(sequences.tokens_ST for sequences in found)
 
 
 def identities(sequences_ST, rows, tokenizer):
@@ -99,24 +100,29 @@ def test_sequences_are_whole_texts_end_to_end_and_begin_where_a_text_begins(leng
             expected.append(current[:length])
             current = []
     found = texts.Texts.__new__(texts.Texts)
-    found._tokens = lambda rows, tokenizer: iter([documents[row] for row in rows])
+    found._tokens = lambda rows, tokenizer: iter(
+        [(documents[row], [t % 2 == 1 for t in documents[row]]) for row in rows]
+    )
     sequences = found.sequences(range(len(documents)), None, count, length)
-    assert sequences.shape[1] == length
-    assert sequences.tolist() == expected[:count]
+    assert sequences.tokens_ST.shape[1] == length
+    assert sequences.tokens_ST.tolist() == expected[:count]
+    assert torch.equal(sequences.counted_ST, sequences.tokens_ST % 2 == 1), "each token keeps its mark"
 
 
 def test_documents_are_separated_by_the_end_of_text(tmp_path, tokenizer):
     path = write_parquet(tmp_path / "a.parquet", [{"text": "ab"}])
-    [sequence] = texts.Texts(str(path), 0).sequences([0], tokenizer, 1, len(tokenizer.encode("ab")) + 1).tolist()
-    assert sequence == [*tokenizer.encode("ab"), tokenizer.eos_token_id]
+    found = texts.Texts(str(path), 0).sequences([0], tokenizer, 1, len(tokenizer.encode("ab")) + 1)
+    assert found.tokens_ST.tolist() == [[*tokenizer.encode("ab"), tokenizer.eos_token_id]]
+    assert found.counted_ST.all()
 
 
 def test_conversations_are_rendered_as_the_model_will_see_them(tmp_path, tokenizer):
     messages = [{"role": "user", "content": "What is json?"}, {"role": "assistant", "content": "A module."}]
     path = write_parquet(tmp_path / "a.parquet", [{"messages": messages, "task": "x"}])
     expected = tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]
-    [sequence] = texts.Texts(str(path), 0).sequences([0], tokenizer, 1, len(expected)).tolist()
-    assert sequence == expected
+    found = texts.Texts(str(path), 0).sequences([0], tokenizer, 1, len(expected))
+    assert found.tokens_ST.tolist() == [expected]
+    assert tokenizer.decode(found.tokens_ST[found.counted_ST]) == "A module.<|im_end|>"
 
 
 def test_only_the_documents_of_an_artifact_are_read(folder, tokenizer):
@@ -138,6 +144,8 @@ def test_text_that_cannot_be_used_is_refused_in_one_line(tmp_path, tokenizer):
     (tmp_path / "notes.txt").write_text("hello")
     other = write_parquet(tmp_path / "other.parquet", [{"prompt": "x", "chosen": "y"}])
     few = write_parquet(tmp_path / "few.parquet", [{"text": "short"}])
+    asked = [{"messages": [{"role": "user", "content": f"What is number {n}, and why?"}]} for n in range(9)]
+    unanswered = write_parquet(tmp_path / "unanswered.parquet", asked)
     cases = [
         (tmp_path / "empty", "empty"),
         (tmp_path / "absent", "no such file"),
@@ -145,6 +153,7 @@ def test_text_that_cannot_be_used_is_refused_in_one_line(tmp_path, tokenizer):
         (tmp_path / "broken.parquet", "not readable as Parquet"),
         (other, "neither a column 'text' nor 'messages'; it has: chosen, prompt"),
         (few, "not enough text for one sequence of 16 tokens"),
+        (unanswered, "no assistant says anything"),
     ]
     for path, reason in cases:
         with pytest.raises(UserError, match=reason) as raised:
