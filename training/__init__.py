@@ -2,5 +2,5 @@
 
 import logging
 
-# On a CPU bitsandbytes, which PEFT imports, warns of a kernel that it would fetch from a hub; what is here works as well.
+# On a CPU bitsandbytes, which PEFT imports, warns of a kernel that it would fetch from a hub; it works without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

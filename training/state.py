@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.optimizer import Optimizer
+
 FOLDER = "state"
 _MODEL, _OPTIMIZER, _CURSOR = "model.safetensors", "optimizer.safetensors", "cursor.json"
 log = logging.getLogger("raymill.train")
@@ -28,7 +30,7 @@ class Cursor:
     skipped: int = 0
 
 
-def save(directory: Path, cursor: Cursor, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+def save(directory: Path, cursor: Cursor, model: nn.Module, optimizer: Optimizer, keep: int) -> Path:
     """Write `state/step-N` and remove all but the newest `keep`. Called on one rank, all of which hold the same.
 
     The folder is written under a hidden name, flushed to disk and renamed: a reader finds a whole one or none.
@@ -60,7 +62,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}:{key}": value.detach().cpu()
         for name, parameter in model.named_parameters()
@@ -79,7 +81,7 @@ def clean(directory: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Cursor:
+def restore(directory: Path, model: nn.Module, optimizer: Optimizer) -> Cursor:
     """Load the newest readable checkpoint into model and optimizer; a fresh cursor when there is none."""
     for folder in reversed(steps(directory)):
         try:
@@ -95,9 +97,7 @@ def restore(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
 
 
 @torch.no_grad()
-def _load(
-    model: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Tensor], moments: dict[str, Tensor]
-) -> None:
+def _load(model: nn.Module, optimizer: Optimizer, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

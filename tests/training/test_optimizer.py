@@ -95,3 +95,42 @@ def test_flat_gradient_is_the_gradient_of_every_parameter():
     assert torch.equal(torch.cat([p.grad.flatten() for p in made.parameters()]), expected * 0.5)
     flat.zero()
     assert not any(p.grad.any() for p in made.parameters())
+
+
+def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
+    made = model(tied=False)
+    optimizer = build(made, OptimizerConfig(method="muon", weight_decay=0.1))
+    *_, muon = optimizer.param_groups
+    assert names_of(made, muon) == {name for name, _ in made.named_parameters() if "_proj" in name}
+    covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(covered) == sorted(id(p) for p in made.parameters()), "each parameter once"
+
+
+def test_muon_updates_by_an_orthogonal_matrix_of_adamws_size():
+    """0.2 sqrt(max(rows, columns)) times the nearest matrix with orthonormal rows (Liu et al. 2025, eq. 4)."""
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 8, bias=False)
+    before = layer.weight.detach().double().clone()
+    layer.weight.grad = torch.randn_like(layer.weight)
+    build(layer, OptimizerConfig(method="muon", learning_rate=1e-2, weight_decay=0.1)).step()
+    update = (before * (1 - 1e-2 * 0.1) - layer.weight.detach().double()) / (1e-2 * 0.2 * 24**0.5)
+    left, _, right = torch.linalg.svd(layer.weight.grad.double(), full_matrices=False)
+    singular = torch.linalg.svdvals(update)
+    assert singular.min() > 0.6, "Newton-Schulz brings every singular value near 1"
+    assert singular.max() < 1.3
+    cosine = float((update * (left @ right)).sum() / (update.norm() * (left @ right).norm()))
+    assert cosine > 0.97
+
+
+def test_muon_and_adamw_keep_their_moments_in_one_place():
+    """What the trainer's checkpoints read and write."""
+    made = model()
+    optimizer = build(made, OptimizerConfig(method="muon"))
+    flat = FlatGradient(p for group in optimizer.param_groups for p in group["params"])
+    tokens = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
+    made(input_ids=tokens, labels=tokens).loss.backward()
+    assert flat.vector.any()
+    optimizer.step()
+    for name, parameter in made.named_parameters():
+        kept = set(optimizer.state[parameter])
+        assert kept == ({"momentum_buffer"} if "_proj" in name else {"step", "exp_avg", "exp_avg_sq"})

@@ -9,7 +9,10 @@ from training.schedule import ScheduleConfig, factor
 
 shares = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: sum(pair) <= 1)
 schedules = st.builds(
-    lambda pair, minimum: ScheduleConfig(warmup=pair[0], decay=pair[1], minimum=minimum), shares, st.floats(0, 1)
+    lambda pair, minimum, shape: ScheduleConfig(warmup=pair[0], decay=pair[1], minimum=minimum, decay_shape=shape),
+    shares,
+    st.floats(0, 1),
+    st.sampled_from(["cosine", "linear", "sqrt"]),
 )
 
 
@@ -20,6 +23,22 @@ def test_values_worked_out_by_hand():
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, *down])
     half = [factor(step, 10, ScheduleConfig(warmup=0.2, decay=0.4, minimum=0.5)) for step in range(10)]
     assert half == pytest.approx([0.5, 1, 1, 1, 1, 1, *(0.5 + 0.5 * value for value in down)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "down"), [("linear", [0.8, 0.6, 0.4, 0.2]), ("sqrt", [1 - math.sqrt(k / 5) for k in (1, 2, 3, 4)])]
+)
+def test_other_shapes_of_decay_worked_out_by_hand(shape, down):
+    config = ScheduleConfig(warmup=0.2, decay=0.4, decay_shape=shape)
+    assert [factor(step, 10, config) for step in range(10)] == pytest.approx([0.5, 1, 1, 1, 1, 1, *down])
+
+
+def test_without_a_stable_part_it_is_the_cosine_schedule_and_without_decay_the_constant_one():
+    cosine = ScheduleConfig(warmup=0.1, decay=0.9)
+    expected = [(1 + math.cos(math.pi * (k + 1) / 91)) / 2 for k in range(90)]
+    assert [factor(step, 100, cosine) for step in range(10, 100)] == pytest.approx(expected)
+    constant = ScheduleConfig(warmup=0.1, decay=0.0)
+    assert {factor(step, 100, constant) for step in range(9, 100)} == {1.0}
 
 
 @pytest.mark.parametrize(("warmup", "decay"), [(0.1, 0.0), (0.0, 0.3), (0.25, 0.5), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])

@@ -33,13 +33,13 @@ class Dies(NextToken):
 
 def network(base, method):
     """Dropout is on: its masks must come back, too."""
-    if method == "full":
+    if method != "lora":
         return runs.model(dropout=0.2)
     settings = lora.LoraSettings(rank=2, dropout=0.2)
     return lora.attach(checkpoint.load_model(base), settings, seed=0)
 
 
-@pytest.fixture(params=["full", "lora"])
+@pytest.fixture(params=["full", "muon", "lora"])
 def method(request):
     return request.param
 
@@ -47,7 +47,7 @@ def method(request):
 @pytest.fixture
 def train(tokens, base, method):
     def call(directory, objective=None, **changes):
-        settings = runs.config(directory, **changes)
+        settings = runs.config(directory, optimizer={"method": "muon" if method == "muon" else "adamw"}, **changes)
         model = network(base, method)
         trainer = runs.trainer(
             directory,
