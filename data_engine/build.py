@@ -2,9 +2,10 @@
 
 import shutil
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster import runtime
 from core.config import InputPath, StageConfig
@@ -12,10 +13,12 @@ from core.errors import RaymillError, UserError
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
-from data_engine import answer_key, build_report, language, near_duplicates
+from data_engine import answer_key, build_report, dedup_index, language, near_duplicates
 from data_engine.balance import Balance, collect
 from data_engine.decide import decide_shard
+from data_engine.dedup_index import Earlier, open_earlier
 from data_engine.extract import ExtractionConfig
+from data_engine.holdings import Holding, Holdings
 from data_engine.language import LanguageConfig
 from data_engine.measure import Folders, MeasureConfig, measure_shard
 from data_engine.minhash import DedupConfig
@@ -33,6 +36,7 @@ class BuildConfig(StageConfig):
     extraction: ExtractionConfig = Field(default_factory=ExtractionConfig, description="HTML to main text")
     language: LanguageConfig = Field(default_factory=LanguageConfig, description="language identification")
     policies: Policies = Field(default_factory=Policies, description="quality rules with their thresholds")
+    rules: bool = Field(True, description="tell languages and apply the quality rules; false only removes copies")
     dedup: DedupConfig = Field(default_factory=DedupConfig, description="removal of copies")
     pii: PiiConfig = Field(default_factory=PiiConfig, description="personal data that is replaced by placeholders")
     answer_key: InputPath | None = Field(
@@ -41,6 +45,12 @@ class BuildConfig(StageConfig):
     max_document_bytes: int = Field(10_000_000, ge=1, description="a longer payload goes to quarantine")
     shard_bytes: int = Field(4 << 20, ge=1 << 10, description="bytes of WARC.gz or JSONL that one task works on")
     rows_per_shard: int = Field(10_000, ge=1, description="rows of Parquet that one task works on; whole row groups")
+
+    @model_validator(mode="after")
+    def _quality_is_measured(self) -> Self:
+        if not self.rules and self.dedup.survivor == "best_quality":
+            raise ValueError("dedup.survivor best_quality needs rules: without them no quality is measured")
+        return self
 
     def measuring(self) -> MeasureConfig:
         """The part that decides what is measured."""
@@ -51,6 +61,7 @@ class BuildConfig(StageConfig):
             policies=self.policies,
             dedup=self.dedup,
             max_document_bytes=self.max_document_bytes,
+            rules=self.rules,
             seed=self.seed,
         )
 
@@ -58,25 +69,24 @@ class BuildConfig(StageConfig):
 def build(config: BuildConfig, run: Run) -> Manifest:
     """Raw sources to clean, deduplicated documents: measure, decide, remove copies, scrub, write."""
     key = answer_key.load(config.answer_key) if config.answer_key is not None else None
-    language.load(language.model_path(config.language))
+    if config.rules:
+        language.load(language.model_path(config.language))
     shards = list_shards(config.sources, run.inputs, config.shard_bytes, config.rows_per_shard)
     folders = Folders(run.directory)
     if len(shards) > 1:
         runtime.connect()
 
-    tasks = [_task(shards, n) for n in range(len(shards)) if not _is_measured(shards[n], config, folders)]
-    worked = map_tasks(run, "measured", tasks, partial(_measure, config.measuring(), folders), counted="documents")
+    earlier = open_earlier(config.dedup, config.seed)
+
+    tasks = [_task(shards, n) for n in range(len(shards)) if not _is_decided(shards[n], folders)]
+    worked = map_tasks(run, "measured", tasks, partial(_measure_and_decide, config, folders), counted="documents")
     balance = collect(shards, folders)
     _refuse_nothing(config, balance)
 
-    tasks = [_task(shards, n) for n in range(len(shards)) if not _is_decided(shards[n], folders)]
-    map_tasks(run, "decided", tasks, partial(_decide, config, folders), counted="documents")
-
-    names = [shard.name for shard in shards]
-    removals, counts = _remove_copies(run, names, balance.documents, config, folders)
+    removals, counts = _remove_copies(run, [shard.name for shard in shards], earlier, config, folders)
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not folders.documents(shards[n].name).exists()]
-    map_tasks(run, "written", tasks, partial(_write, config, removals, folders), counted="documents")
+    map_tasks(run, "written", tasks, partial(_write, config, removals, earlier, folders), counted="documents")
 
     balance = collect(shards, folders)
     balance.check()
@@ -118,21 +128,18 @@ def _task(shards: list[Shard], number: int) -> Task:
     return {"number": number, "shard": shards[number]}
 
 
-def _measure(config: MeasureConfig, folders: Folders, task: Task) -> dict[str, Any]:
-    return measure_shard(task["shard"], task["number"], config, folders)
+def _measure_and_decide(config: BuildConfig, folders: Folders, task: Task) -> dict[str, Any]:
+    worked: dict[str, Any] = {"documents": 0, "seconds": {}}
+    if not folders.measured(task["shard"].name).exists():
+        worked = measure_shard(task["shard"], config.measuring(), folders)
+    rules = (config.language, config.policies) if config.rules else None
+    decide_shard(task["shard"], task["number"], rules, config.dedup, folders)
+    return worked
 
 
-def _decide(config: BuildConfig, folders: Folders, task: Task) -> dict[str, Any]:
-    return decide_shard(task["shard"], config.language, config.policies, folders)
-
-
-def _write(config: BuildConfig, removals: list[Any], folders: Folders, task: Task) -> dict[str, Any]:
-    return write_shard(task["shard"], task["number"], removals, config.dedup.threshold, config.pii, folders)
-
-
-def _is_measured(shard: Shard, config: BuildConfig, folders: Folders) -> bool:
-    scratch = ["rows", "shingles", "signatures"] if config.dedup.near else ["rows"]
-    return folders.measured(shard.name).exists() and all(folders.scratch(step, shard.name).exists() for step in scratch)
+def _write(config: BuildConfig, removals: list[Path], earlier: Earlier, folders: Folders, task: Task) -> dict[str, Any]:
+    shard, number = task["shard"], task["number"]
+    return write_shard(shard, number, removals, earlier, config.dedup.threshold, config.pii, folders)
 
 
 def _is_decided(shard: Shard, folders: Folders) -> bool:
@@ -140,19 +147,20 @@ def _is_decided(shard: Shard, folders: Folders) -> bool:
 
 
 def _remove_copies(
-    run: Run, names: list[str], documents: int, config: BuildConfig, folders: Folders
-) -> tuple[list[Any], dict[str, int]]:
-    """The files of removals, and what was counted."""
-    removed = near_duplicates.Removals([], {})
-    counts: dict[str, int] = {}
-    files: list[Any] = []
+    run: Run, names: list[str], earlier: Earlier, config: BuildConfig, folders: Folders
+) -> tuple[list[Path], dict[str, int]]:
+    """The files of removals, and what was counted. Writes the index, if one is wanted."""
+    own = [Holding(folders.sketch(name), folders.measured(name)) for name in names]
+    corpus = near_duplicates.Corpus(names, Holdings(own, earlier.holdings), earlier, config.dedup, folders)
+    exact = near = near_duplicates.Removals([], {})
     if config.dedup.exact:
-        removed = near_duplicates.remove_exact(run, names, documents, config.dedup, folders)
-        files, counts = [*removed.files], dict(removed.counts)
+        exact = near_duplicates.remove_exact(run, corpus)
     if config.dedup.near:
-        near = near_duplicates.remove_near(run, names, removed, config.dedup, folders)
-        files, counts = [*files, *near.files], counts | near.counts
-    return files, counts
+        near = near_duplicates.remove_near(run, corpus, exact)
+    files = [*exact.files, *near.files]
+    if config.dedup.index:
+        dedup_index.write(run, own, corpus.files("staying"), corpus.files("bands"), files, config.dedup, folders)
+    return files, exact.counts | near.counts
 
 
 def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:

@@ -1,15 +1,14 @@
-"""The second map: policies on the measured columns. No text is read."""
-
-import json
-from typing import Any
+"""The second step on a shard: policies on the measured columns, and the keys by which copies are found."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine import rows, signals
+from data_engine.kernels.shingles import band_keys
 from data_engine.language import LanguageConfig
 from data_engine.measure import Folders
+from data_engine.minhash import DedupConfig
 from data_engine.policies import Policies, Rule
 from data_engine.policies.base import Verdict, judge
 from data_engine.sources import Shard
@@ -18,20 +17,52 @@ from data_engine.tables import TableWriter
 SCHEMA = pa.schema([("reason", pa.string()), ("value", pa.float64()), ("threshold", pa.float64())])
 """One row for each row of the shard's measured file; all null where the document stays."""
 
+EMPTY = Rule("empty", "characters", at_least=1)
 _COLUMNS = ["language", "language_score", "signals"]
 
 
-def decide_shard(shard: Shard, language: LanguageConfig, policies: Policies, folders: Folders) -> dict[str, Any]:
-    """Judge a measured shard. Writes its verdicts, and the narrow rows of what stays, sorted by text digest."""
-    measured = pq.read_table(folders.measured(shard.name), columns=_COLUMNS)
-    verdict = judge_table(measured, language, policies)
-    stays = np.array([reason is None for reason in verdict.reasons], bool)
-    table = rows.load(folders.scratch("rows", shard.name))[stays]
-    rows.save(folders.scratch("staying", shard.name), np.sort(table, order=["text_hi", "text_lo", "id_hi", "id_lo"]))
+def decide_shard(
+    shard: Shard,
+    number: int,
+    rules: tuple[LanguageConfig, Policies] | None,
+    dedup: DedupConfig,
+    folders: Folders,
+) -> None:
+    """Judge a measured shard. No text is read; without rules only an empty text is rejected.
+
+    Writes the narrow rows of what stays, sorted by text digest, the bands of their signatures, sorted by key, and the
+    verdicts, these last.
+    """
+    table = np.array(rows.load(folders.sketch(shard.name)))
+    table["ref"] = rows.refs(number, table.size)
+    if rules is not None:
+        verdict = judge_table(pq.read_table(folders.measured(shard.name), columns=_COLUMNS), *rules)
+    else:
+        verdict = Verdict.clear(table.size)
+        verdict.apply("extract", EMPTY, table["characters"].astype(np.float64))
+    stays = np.flatnonzero([reason is None for reason in verdict.reasons])
+    staying = table[stays]
+    rows.save(folders.scratch("staying", shard.name), staying[np.argsort(staying["text_hi"], kind="stable")])
+    if dedup.near:
+        # a document without a word has no shingle: it resembles nothing
+        filled = stays[staying["shingles"] > 0]
+        signatures = np.ascontiguousarray(rows.load(folders.signatures(shard.name))[filled])
+        rows.save(folders.scratch("bands", shard.name), bands_of(table[filled], signatures, dedup))
     with TableWriter(folders.scratch("decided", shard.name, "parquet"), SCHEMA) as writer:
         columns = [verdict.reasons, verdict.values, verdict.thresholds]
         writer.write(pa.table([pa.array(column, from_pandas=True) for column in columns], SCHEMA))
-    return {"documents": measured.num_rows, "staying": int(stays.sum())}
+
+
+def bands_of(table: np.ndarray, signatures: np.ndarray, dedup: DedupConfig) -> np.ndarray:
+    """The band rows of documents, rows.BAND sorted by key. table: (n,) rows.DOCUMENT; signatures: (n, permutations)."""
+    bands, band_rows = dedup.shape()
+    keys = np.empty((table.size, bands), np.uint64)
+    band_keys(signatures, bands, band_rows, keys)
+    by_key = np.argsort(keys.ravel(), kind="stable")
+    out = np.zeros(by_key.size, rows.BAND)
+    out["key"] = keys.ravel()[by_key]
+    out["id"], out["ref"] = table["id_hi"][by_key // bands], table["ref"][by_key // bands]
+    return out
 
 
 def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies) -> Verdict:
@@ -40,7 +71,7 @@ def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies
     if not measured.num_rows:
         return verdict
     values = signals.from_arrow(measured["signals"])
-    verdict.apply("extract", Rule("empty", "characters", at_least=1), values["characters"])
+    verdict.apply("extract", EMPTY, values["characters"])
     scores = measured["language_score"].to_numpy()
     if language.allow is not None:
         unwanted = ~np.isin(np.asarray(measured["language"].to_pylist(), object).astype(str), language.allow)
@@ -48,10 +79,3 @@ def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies
     verdict.apply("language", Rule("low_score", "language_score", at_least=language.min_score), scores)
     judge(policies.enabled(), values, verdict)
     return verdict
-
-
-def counts_of(shard: Shard, folders: Folders) -> dict[str, Any]:
-    """What the first map counted of a shard: documents, quarantined, skipped records by kind."""
-    metadata = pq.read_metadata(folders.measured(shard.name)).metadata
-    counts: dict[str, Any] = json.loads(metadata[b"raymill"])
-    return counts

@@ -1,10 +1,8 @@
 """The first map: read a shard, extract, tell languages, measure signals, sketch; write what was measured."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,10 @@ from pydantic import Field
 
 from core import storage
 from core.config import Config
-from data_engine import minhash, rows, signals
+from data_engine import minhash, rows, signals, sketch
 from data_engine.charset import decode, tidy
 from data_engine.extract import ExtractionConfig, ExtractionError, Extractor
-from data_engine.kernels import shingles
-from data_engine.kernels.unicode import buffers, code_points
-from data_engine.language import LanguageConfig, identify, model_path
+from data_engine.language import UNKNOWN, LanguageConfig, identify, model_path
 from data_engine.policies import Policies
 from data_engine.records import Damage, Record, Skips
 from data_engine.sources import Shard, Source, read
@@ -52,6 +48,7 @@ class MeasureConfig(Config):
     policies: Policies = Field(description="line lengths and the like shape signals")
     dedup: minhash.DedupConfig = Field(description="shingles and signatures")
     max_document_bytes: int = Field(description="longest payload")
+    rules: bool = Field(description="without rules there is no language and no signal")
     seed: int = Field(description="of the permutations")
 
 
@@ -82,19 +79,31 @@ class Folders:
         """Copies, with their survivors."""
         return self.directory / "duplicates" / f"{shard}.parquet"
 
+    def sketch(self, shard: str) -> Path:
+        """The narrow row of each row of `measured`: rows.DOCUMENT."""
+        return self.directory / "sketches" / f"{shard}.npy"
+
+    def signatures(self, shard: str) -> Path:
+        """The MinHash signature of each row of `measured`, (n, permutations) uint32."""
+        return self.directory / "signatures" / f"{shard}.npy"
+
+    def index(self, name: str) -> Path:
+        """Part of the index that later builds deduplicate against."""
+        return self.directory / "index" / f"{name}.parquet"
+
     def scratch(self, step: str, name: str, ending: str = "npy") -> Path:
         """A file of a step between the first map and the last."""
         return self.work / step / f"{name}.{ending}"
 
 
-def measure_shard(shard: Shard, number: int, config: MeasureConfig, folders: Folders) -> dict[str, Any]:
+def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict[str, Any]:
     """Work on one shard and write its files, `measured/` last. Returns counts and seconds, which nothing depends on."""
     source = config.sources[shard.source]
     model = model_path(config.language)
     skips = Skips()
     seconds = {"read_extract": 0.0, "language": 0.0, "signals": 0.0, "sketch": 0.0, "write": 0.0}
     quarantined: list[Damage] = []
-    sketches: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    sketches: list[sketch.Sketch] = []
     documents = 0
 
     def measured_part(step: str, began: float) -> float:
@@ -108,27 +117,34 @@ def measure_shard(shard: Shard, number: int, config: MeasureConfig, folders: Fol
         while batch := list(islice(found, BATCH)):
             clock = measured_part("read_extract", clock)
             texts = pa.array([text for _, text in batch], pa.large_string())
-            labels, scores = identify([text for _, text in batch], model)
-            clock = measured_part("language", clock)
-            measured = signals.measure(texts, labels, config.policies)
-            clock = measured_part("signals", clock)
+            labels, scores, measured = [UNKNOWN] * len(batch), np.full(len(batch), np.nan), None
+            if config.rules:
+                labels, scores = identify([text for _, text in batch], model)
+                clock = measured_part("language", clock)
+                measured = signals.measure(texts, labels, config.policies)
+                clock = measured_part("signals", clock)
             ids = [record.id(source.name) for record, _ in batch]
-            sketches.append(_sketch(batch, ids, texts, measured["quality"], config))
+            dates = [record.date for record, _ in batch]
+            sketches.append(sketch.sketch(ids, dates, texts, config.dedup, config.seed))
+            if measured is not None:
+                sketches[-1][0]["quality"] = measured["quality"]
             clock = measured_part("sketch", clock)
             columns = {
                 "id": [identity.hex() for identity in ids],
                 "url": [tidy(record.url) for record, _ in batch],
                 "text": texts,
                 "source": [source.name] * len(batch),
-                "date": [record.date for record, _ in batch],
+                "date": dates,
                 "language": labels,
-                "language_score": scores,
-                "signals": signals.to_arrow(measured),
+                "language_score": pa.array(scores, from_pandas=True),
+                "signals": signals.to_arrow(measured) if measured is not None else [None] * len(batch),
             }
             writer.write(pa.table(columns, SCHEMA))
             documents += len(batch)
             clock = measured_part("write", clock)
-        _save_sketches(sketches, number, shard.name, config, folders)
+        table, signatures = sketch.joined(sketches, config.dedup)
+        rows.save(folders.sketch(shard.name), table)
+        rows.save(folders.signatures(shard.name), signatures)
         lines = "".join(json.dumps(damage.entry(), ensure_ascii=False) + "\n" for damage in quarantined)
         if lines:
             folders.quarantine(shard.name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,53 +170,3 @@ def _extracted(
             yield record, extractor.extract(record.payload, record.charset).strip()
         except ExtractionError as error:
             quarantined.append(Damage(record.file, record.offset, str(error), record.url))
-
-
-def _sketch(
-    batch: list[tuple[Record, str]], ids: list[bytes], texts: pa.Array, quality: np.ndarray, config: MeasureConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Narrow rows, shingles and signatures of a batch."""
-    table = np.zeros(len(batch), rows.DOCUMENT)
-    table["id_hi"], table["id_lo"] = rows.halves(ids)
-    digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for _, text in batch]
-    table["text_hi"], table["text_lo"] = rows.halves(digests)
-    table["characters"] = [len(text) for _, text in batch]
-    table["date"] = [_seconds(record.date) for record, _ in batch]
-    table["quality"] = quality
-    if not config.dedup.near:
-        return table, np.zeros(0, np.uint64), np.zeros((len(batch), 0), np.uint32)
-    utf8, offsets = buffers(texts)
-    classes, lower = code_points()
-    sets = np.empty(int(offsets[-1] - offsets[0]) + 1, np.uint64)
-    ends = np.empty(len(batch), np.int64)
-    shingles.shingle_sets(utf8, offsets, classes, lower, config.dedup.shingle, sets, ends)
-    a, b = minhash.permutations(config.dedup.permutations, config.seed)
-    signatures = np.empty((len(batch), config.dedup.permutations), np.uint32)
-    shingles.minhash(sets, ends, a, b, signatures)
-    table["shingles"] = ends
-    return table, sets[: ends[-1]].copy(), signatures
-
-
-def _save_sketches(
-    sketches: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    number: int,
-    name: str,
-    config: MeasureConfig,
-    folders: Folders,
-) -> None:
-    filled = 0
-    for table, sets, _ in sketches:
-        table["shingles"] += filled
-        filled += sets.size
-    empty = np.zeros(0, rows.DOCUMENT), np.zeros(0, np.uint64), np.zeros((0, config.dedup.permutations), np.uint32)
-    parts = list(zip(*sketches, strict=True)) or [[part] for part in empty]
-    table = np.concatenate(parts[0])
-    table["ref"] = rows.refs(number, table.size)
-    rows.save(folders.scratch("rows", name), table)
-    if config.dedup.near:
-        rows.save(folders.scratch("shingles", name), np.concatenate(parts[1]))
-        rows.save(folders.scratch("signatures", name), np.concatenate(parts[2]))
-
-
-def _seconds(date: str) -> int:
-    return int(datetime.fromisoformat(date).timestamp()) if date else int(rows.NO_DATE)

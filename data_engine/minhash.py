@@ -6,7 +6,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from core.config import Config
+from core.config import Config, InputPath
 
 
 class DedupConfig(Config):
@@ -26,6 +26,12 @@ class DedupConfig(Config):
     survivor: Literal["longest", "best_quality", "oldest"] = Field(
         "longest", description="which of a cluster stays; the smallest id decides ties"
     )
+    index: bool = Field(
+        False, description="write index/: later builds that name this artifact in dedup.against remove what is in it"
+    )
+    against: list[InputPath] = Field(
+        default_factory=list, description="earlier artifacts with an index; copies of their documents are removed"
+    )
     bucket_pairs: int = Field(64, ge=2, description="up to this size, all pairs of a bucket are candidates")
     bucket_anchors: int = Field(8, ge=1, description="in a larger bucket, each against this many smallest ids")
 
@@ -35,6 +41,8 @@ class DedupConfig(Config):
             raise ValueError(
                 f"bands x rows is {self.bands * self.rows}, more than the {self.permutations} permutations"
             )
+        if self.index and not (self.exact and self.near):
+            raise ValueError("an index needs dedup.exact and dedup.near")
         return self
 
     def shape(self) -> tuple[int, int]:

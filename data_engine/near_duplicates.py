@@ -1,7 +1,9 @@
-"""Near-duplicate removal over all shards: bands -> candidate pairs -> verified pairs -> components -> survivors.
+"""Removal of copies over all shards: exact ones by text digest; near ones by bands -> candidate pairs -> shingle sets
+-> verified pairs -> components -> survivors.
 
-Each step reads narrow files and writes narrow files; text takes no part. Steps that merge read all shards' sorted files
-by key range, so that the number of parts, not the number of documents, bounds the memory of a task.
+Each step reads narrow files and writes narrow files; only the sets of suspects are made from text. Steps that merge
+read all shards' sorted files by key range, so that the number of parts, not the number of documents, bounds the memory
+of a task.
 """
 
 from collections.abc import Sequence
@@ -14,20 +16,20 @@ import numpy as np
 
 from core.run import Run
 from data_engine import rows
-from data_engine.candidates import find_pairs
+from data_engine.candidates import distinct, find_pairs
 from data_engine.connected_components import components, spanning_forest
+from data_engine.dedup_index import Earlier
 from data_engine.exact import find_exact
-from data_engine.kernels.shingles import band_keys, jaccard
+from data_engine.holdings import Holdings
 from data_engine.measure import Folders
 from data_engine.minhash import DedupConfig
 from data_engine.shard_map import Task, map_tasks
+from data_engine.shingle_sets import ShingleSets, write_sets
 from data_engine.survivors import resolve
 
-_ROWS_OF_PART = 2_000_000
-"""Band rows or digests merged by one task: 64 MB, three times that while they are sorted."""
-_PAIRS_OF_PART = 20_000
-_MEMBERS_OF_PART = 5_000
-_OPEN_SHARDS = 64
+_PAIRS_OF_PART = 200_000
+_MEMBERS_OF_PART = 20_000
+_PAIRS_PER_SAMPLE = 256
 
 
 @dataclass(frozen=True)
@@ -38,87 +40,78 @@ class Removals:
     counts: dict[str, int]
 
 
-class ShingleSets:
-    """The shingle sets of documents by ref, read from the shards' files as they are asked for."""
+@dataclass(frozen=True)
+class Corpus:
+    """What copies are looked for in: the shards of this run by number, and what earlier artifacts hold."""
 
-    def __init__(self, names: Sequence[str], folders: Folders) -> None:
-        self._names = names
-        self._folders = folders
-        self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    names: Sequence[str]
+    holdings: Holdings
+    earlier: Earlier
+    config: DedupConfig
+    folders: Folders
 
-    def _shard(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        if number not in self._open:
-            if len(self._open) >= _OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-            name = self._names[number]
-            self._open[number] = (
-                rows.load(self._folders.scratch("rows", name)),
-                rows.load(self._folders.scratch("shingles", name)),
-            )
-        return self._open[number]
+    def files(self, step: str) -> list[Path]:
+        """The scratch files of a step that writes one a shard."""
+        return [self.folders.scratch(step, name) for name in self.names]
 
-    def of(self, ref: int) -> np.ndarray:
-        """The ascending set of a document, uint64."""
-        table, sets = self._shard(ref >> 32)
-        row = ref & 0xFFFFFFFF
-        start = int(table["shingles"][row - 1]) if row else 0
-        return np.array(sets[start : int(table["shingles"][row])])
-
-    def document(self, ref: int) -> np.ndarray:
-        """The narrow row of a document, as an array of one rows.DOCUMENT."""
-        row = ref & 0xFFFFFFFF
-        return np.array(self._shard(ref >> 32)[0][row : row + 1])
+    def sets(self) -> ShingleSets:
+        """The sets of suspects."""
+        shards = self.holdings.shards()
+        listed = {shard: self.folders.scratch("suspects_of", str(shard)) for shard in shards}
+        return ShingleSets(listed, {shard: self.folders.scratch("sets", str(shard)) for shard in shards})
 
 
-def remove_exact(run: Run, names: Sequence[str], staying: int, config: DedupConfig, folders: Folders) -> Removals:
+def remove_exact(run: Run, corpus: Corpus) -> Removals:
     """Remove documents with the same text among those that the policies let stay."""
-    parts = max(1, -(-staying // _ROWS_OF_PART))
-    files = [folders.scratch("exact", str(part)) for part in range(parts)]
+    parts = rows.parts(sum(len(rows.load(file)) for file in corpus.files("staying")) + corpus.earlier.documents)
+    files = [corpus.folders.scratch("exact", str(part)) for part in range(parts)]
     tasks = [{"part": part, "parts": parts} for part in range(parts) if not files[part].exists()]
-    map_tasks(run, "exact duplicates", tasks, partial(_exact_part, names, config, folders))
-    return Removals(files, {"exact": sum(len(rows.load(file)) for file in files)})
+    map_tasks(run, "exact duplicates", tasks, partial(_exact_part, corpus))
+    removed = [rows.load(file) for file in files]
+    return Removals(files, _counts(removed, "exact"))
 
 
-def _exact_part(names: Sequence[str], config: DedupConfig, folders: Folders, task: Task) -> dict[str, Any]:
-    staying = [folders.scratch("staying", name) for name in names]
-    table = rows.read_range(staying, "text_hi", task["part"], task["parts"])
-    rows.save(folders.scratch("exact", str(task["part"])), find_exact(table, config.survivor))
+def _exact_part(corpus: Corpus, task: Task) -> dict[str, Any]:
+    first, last = rows.key_range(task["part"], task["parts"])
+    staying = rows.read_range(corpus.files("staying"), "text_hi", first, last)
+    table = np.concatenate([staying, corpus.earlier.texts(first, last)])
+    rows.save(corpus.folders.scratch("exact", str(task["part"])), find_exact(table, corpus.config.survivor))
     return {}
 
 
-def remove_near(run: Run, names: Sequence[str], exact: Removals, config: DedupConfig, folders: Folders) -> Removals:
-    """Remove near duplicates among what stays after exact removal. `names` in the order of the shard numbers."""
-    bands, band_rows = config.shape()
-    tasks = [
-        {"shard": number, "name": name}
-        for number, name in enumerate(names)
-        if not folders.scratch("bands", name).exists()
-    ]
-    map_tasks(run, "signature bands", tasks, partial(_bands_of_shard, exact.files, bands, band_rows, folders))
-
-    total = sum(len(rows.load(folders.scratch("bands", name))) for name in names)
-    parts = max(1, -(-total // _ROWS_OF_PART))
+def remove_near(run: Run, corpus: Corpus, exact: Removals) -> Removals:
+    """Remove near duplicates among what stays after exact removal."""
+    config, folders = corpus.config, corpus.folders
+    bands, _ = config.shape()
+    total = sum(len(rows.load(file)) for file in corpus.files("bands")) + corpus.earlier.documents * bands
+    parts = rows.parts(total)
     tasks = [
         {"part": part, "parts": parts}
         for part in range(parts)
         if not folders.scratch("pairs_skipped", str(part)).exists()
     ]
-    map_tasks(run, "candidate pairs", tasks, partial(_pairs_of_range, names, config, folders))
-    pairs = np.unique(np.concatenate([rows.load(folders.scratch("pairs", str(part))) for part in range(parts)]))
+    map_tasks(run, "candidate pairs", tasks, partial(_pairs_of_range, corpus, exact.files))
+    pairs = [folders.scratch("pairs", str(part)) for part in range(parts)]
+    suspects = [folders.scratch("suspects", str(part)) for part in range(parts)]
     skipped = sum(int(rows.load(folders.scratch("pairs_skipped", str(part)))[0]) for part in range(parts))
 
-    tasks = []
-    for part, start in enumerate(range(0, pairs.size, _PAIRS_OF_PART)):
-        if not folders.scratch("edges_verified", str(part)).exists():
-            rows.save(folders.scratch("to_verify", str(part)), pairs[start : start + _PAIRS_OF_PART])
-            tasks.append({"part": part})
-    map_tasks(run, "verified pairs", tasks, partial(_verify_pairs, names, config, folders))
-    verifications = range(-(-pairs.size // _PAIRS_OF_PART))
-    forests = [rows.load(folders.scratch("edges", str(part))) for part in verifications]
-    verified = sum(int(rows.load(folders.scratch("edges_verified", str(part)))[0]) for part in verifications)
+    shards = corpus.holdings.shards()
+    tasks = [{"shard": shard} for shard in shards if not folders.scratch("suspects_of", str(shard)).exists()]
+    map_tasks(run, "shingle sets", tasks, partial(_sets_of_shard, corpus, suspects))
 
-    nodes, labels = components(np.concatenate([*forests, np.zeros(0, rows.PAIR)]))
-    by_component = np.lexsort((nodes, labels))
+    ranges = _ranges(pairs)
+    tasks = [
+        {"part": part, "first": first, "last": last}
+        for part, (first, last) in enumerate(ranges)
+        if not folders.scratch("verified", str(part)).exists()
+    ]
+    map_tasks(run, "verified pairs", tasks, partial(_verify_pairs, corpus, pairs))
+    counted = [rows.load(folders.scratch("verified", str(part))) for part in range(len(ranges))]
+    candidates, verified = np.sum(counted, axis=0).tolist()
+
+    forests = [rows.load(folders.scratch("edges", str(part))) for part in range(len(ranges))]
+    nodes, labels = components(np.concatenate(forests))
+    by_component = np.argsort(labels, kind="stable")
     tasks = []
     files = []
     for part, (start, end) in enumerate(_whole_components(labels[by_component])):
@@ -128,73 +121,70 @@ def remove_near(run: Run, names: Sequence[str], exact: Removals, config: DedupCo
             members["ref"], members["component"] = nodes[by_component[start:end]], labels[by_component[start:end]]
             rows.save(folders.scratch("to_resolve", str(part)), members)
             tasks.append({"part": part})
-    map_tasks(run, "near duplicates", tasks, partial(_resolve_components, names, config, folders))
+    map_tasks(run, "near duplicates", tasks, partial(_resolve_components, corpus))
     counts = {
-        "near": sum(len(rows.load(file)) for file in files),
-        "candidate_pairs": int(pairs.size),
+        "candidate_pairs": candidates,
         "verified_pairs": verified,
         "skipped_pairs": skipped,
         "components": int(labels.max()) + 1 if labels.size else 0,
     }
-    return Removals(files, counts)
+    return Removals(files, _counts([rows.load(file) for file in files], "near") | counts)
 
 
-def _bands_of_shard(exact: Sequence[Path], bands: int, band_rows: int, folders: Folders, task: Task) -> dict[str, Any]:
-    """Band rows of the documents of a shard that are still there, sorted by key."""
-    staying = rows.load(folders.scratch("staying", task["name"]))
-    gone = rows.read_refs(exact, task["shard"])["ref"] if exact else np.zeros(0, np.uint64)
-    left = staying[~np.isin(staying["ref"], gone)]
-    table = rows.load(folders.scratch("rows", task["name"]))
-    places = rows.row_of(left["ref"])
-    # a document without a word has no shingle: it resembles nothing
-    ends = np.concatenate([[0], table["shingles"]])
-    filled = ends[places + 1] > ends[places]
-    left, places = left[filled], places[filled]
-    signatures = np.ascontiguousarray(rows.load(folders.scratch("signatures", task["name"]))[places])
-    keys = np.empty((left.size, bands), np.uint64)
-    band_keys(signatures, bands, band_rows, keys)
-    out = np.zeros(keys.size, rows.BAND)
-    out["key"] = keys.ravel()
-    for field in ("id_hi", "id_lo", "ref"):
-        out[field] = np.repeat(left[field], bands)
-    rows.save(folders.scratch("bands", task["name"]), np.sort(out, order=["key", "id_hi", "id_lo"]))
+def _counts(removed: Sequence[np.ndarray], kind: str) -> dict[str, int]:
+    earlier = sum(int(rows.is_earlier(part["survivor"]).sum()) for part in removed)
+    return {kind: sum(len(part) for part in removed)} | ({f"{kind}_of_earlier": earlier} if earlier else {})
+
+
+def _pairs_of_range(corpus: Corpus, exact: Sequence[Path], task: Task) -> dict[str, Any]:
+    first, last = rows.key_range(task["part"], task["parts"])
+    own = rows.read_range(corpus.files("bands"), "key", first, last)
+    gone = np.concatenate([np.zeros(0, np.uint64), *(rows.load(file)["ref"] for file in exact)])
+    bands = np.concatenate([own[~np.isin(own["ref"], gone)], corpus.earlier.bands(first, last)])
+    pairs, skipped = find_pairs(bands, corpus.config.bucket_pairs, corpus.config.bucket_anchors)
+    suspects = np.unique(np.concatenate([pairs["one"], pairs["other"]]))
+    name = str(task["part"])
+    rows.save(corpus.folders.scratch("pairs", name), pairs)
+    rows.save(corpus.folders.scratch("suspects", name), suspects.view([("ref", "<u8")]))
+    rows.save(corpus.folders.scratch("pairs_skipped", name), np.array([skipped], np.int64))
     return {}
 
 
-def _pairs_of_range(names: Sequence[str], config: DedupConfig, folders: Folders, task: Task) -> dict[str, Any]:
-    files = [folders.scratch("bands", name) for name in names]
-    table = rows.read_range(files, "key", task["part"], task["parts"])
-    pairs, skipped = find_pairs(table, config.bucket_pairs, config.bucket_anchors)
-    rows.save(folders.scratch("pairs", str(task["part"])), pairs)
-    rows.save(folders.scratch("pairs_skipped", str(task["part"])), np.array([skipped], np.int64))
+def _sets_of_shard(corpus: Corpus, suspects: Sequence[Path], task: Task) -> dict[str, Any]:
+    shard, name = task["shard"], str(task["shard"])
+    refs = np.unique(rows.read_refs(suspects, shard)["ref"])
+    listed, sets = corpus.folders.scratch("suspects_of", name), corpus.folders.scratch("sets", name)
+    write_sets(corpus.holdings.of(shard).text, refs, corpus.config.shingle, listed, sets)
     return {}
 
 
-def _verify_pairs(names: Sequence[str], config: DedupConfig, folders: Folders, task: Task) -> dict[str, Any]:
+def _ranges(pairs: Sequence[Path]) -> list[tuple[int, int]]:
+    """Cut refs into ranges, first and last, in which about _PAIRS_OF_PART pairs have their first document."""
+    sampled = np.sort(np.concatenate([rows.load(file)["one"][::_PAIRS_PER_SAMPLE] for file in pairs]))
+    step = _PAIRS_OF_PART // _PAIRS_PER_SAMPLE
+    starts = [0, *np.unique(sampled[step::step]).tolist()]
+    return list(zip(starts, [start - 1 for start in starts[1:]] + [(1 << 64) - 1], strict=True))
+
+
+def _verify_pairs(corpus: Corpus, files: Sequence[Path], task: Task) -> dict[str, Any]:
     """Keep the pairs whose real Jaccard similarity reaches the threshold, down to a spanning forest."""
-    sets = ShingleSets(names, folders)
-    pairs = rows.load(folders.scratch("to_verify", str(task["part"])))
-    similar = np.zeros(pairs.size, bool)
-    one, own = -1, np.zeros(0, np.uint64)
-    for number, pair in enumerate(pairs):
-        if int(pair["one"]) != one:  # pairs are sorted: the first of them is read once
-            one = int(pair["one"])
-            own = sets.of(one)
-        similar[number] = jaccard(own, sets.of(int(pair["other"]))) >= config.threshold
-    rows.save(folders.scratch("edges", str(task["part"])), spanning_forest(np.array(pairs[similar])))
-    rows.save(folders.scratch("edges_verified", str(task["part"])), np.array([similar.sum()], np.int64))
+    pairs = distinct(rows.read_range(files, "one", task["first"], task["last"]))
+    with corpus.sets() as sets:
+        similar = sets.similarities(pairs["one"], pairs["other"]) >= corpus.config.threshold
+    name = str(task["part"])
+    rows.save(corpus.folders.scratch("edges", name), spanning_forest(pairs[similar]))
+    rows.save(corpus.folders.scratch("verified", name), np.array([pairs.size, similar.sum()], np.int64))
     return {}
 
 
-def _resolve_components(names: Sequence[str], config: DedupConfig, folders: Folders, task: Task) -> dict[str, Any]:
-    sets = ShingleSets(names, folders)
-    listed = rows.load(folders.scratch("to_resolve", str(task["part"])))
-    starts = np.flatnonzero(np.concatenate([[True], listed["component"][1:] != listed["component"][:-1]]))
-    removals = []
-    for refs in np.split(listed["ref"], starts[1:]):
-        members = np.concatenate([sets.document(int(ref)) for ref in refs])
-        removals.append(resolve(members, config.survivor, config.threshold, sets.of))
-    rows.save(folders.scratch("near", str(task["part"])), np.sort(np.concatenate(removals), order="ref"))
+def _resolve_components(corpus: Corpus, task: Task) -> dict[str, Any]:
+    listed = rows.load(corpus.folders.scratch("to_resolve", str(task["part"])))
+    members = corpus.holdings.documents(np.array(listed["ref"]))
+    with corpus.sets() as sets:
+        removals = resolve(
+            members, listed["component"], corpus.config.survivor, corpus.config.threshold, sets.similarities
+        )
+    rows.save(corpus.folders.scratch("near", str(task["part"])), removals)
     return {}
 
 

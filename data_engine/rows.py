@@ -1,12 +1,13 @@
 """Narrow rows on storage: what deduplication knows of a document, without its text.
 
-Arrays lie in the scratch folder of the run, one file a shard, fixed-width. A document is named by its `ref`: number of
-the shard in the upper 32 bits, row in the lower. Sorted files are read by key range, so that a second map can merge
-range by range.
+Arrays lie in fixed-width files, one a shard. A document is named by its `ref`: number of the shard in the upper 32
+bits, row in the lower; the topmost bit says that it lies in an earlier artifact. Sorted files are read by key range, so
+that a second map can merge range by range.
 """
 
 import os
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,9 +27,10 @@ DOCUMENT = np.dtype(
     ]
 )
 """id and digest of the text as two halves of 16 bytes; date in seconds since 1970 (far future when unknown); shingles:
-where the document's part of the shard's shingle file ends."""
+how many different ones; ref: 0 on storage, filled in by the run that numbers the shards."""
 
-BAND = np.dtype([("key", "<u8"), ("id_hi", "<u8"), ("id_lo", "<u8"), ("ref", "<u8")])
+BAND = np.dtype([("key", "<u8"), ("id", "<u8"), ("ref", "<u8")])
+"""id: the upper half, which orders the documents of a bucket; 0 in earlier artifacts, so that they come first."""
 PAIR = np.dtype([("one", "<u8"), ("other", "<u8")])
 REMOVAL = np.dtype(
     [
@@ -37,13 +39,18 @@ REMOVAL = np.dtype(
         ("cluster_lo", "<u8"),
         ("survivor_hi", "<u8"),
         ("survivor_lo", "<u8"),
+        ("survivor", "<u8"),
         ("jaccard", "<f8"),
         ("near", "<i1"),
     ]
 )
+"""survivor: the ref."""
 
 NO_DATE = np.int64(1) << 62
+EARLIER = np.uint64(1) << np.uint64(63)
 _ROW_BITS = 32
+_ROWS_OF_PART = 2_000_000
+"""Band rows or digests merged by one task: 48 MB, three times that while they are sorted."""
 
 
 def refs(shard: int, count: int) -> np.ndarray:
@@ -52,13 +59,26 @@ def refs(shard: int, count: int) -> np.ndarray:
 
 
 def shard_of(ref: np.ndarray) -> np.ndarray:
-    """Shard numbers of refs."""
+    """Shard numbers of refs, the topmost bit among them."""
     return (ref >> np.uint64(_ROW_BITS)).astype(np.int64)
 
 
 def row_of(ref: np.ndarray) -> np.ndarray:
     """Row numbers of refs."""
     return (ref & np.uint64((1 << _ROW_BITS) - 1)).astype(np.int64)
+
+
+def is_earlier(ref: np.ndarray) -> np.ndarray:
+    """Whether documents lie in an earlier artifact: they are never removed."""
+    return ref >= EARLIER
+
+
+def by_shard(ref: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Cut ascending refs into shards: the number of each, and where its refs stand."""
+    shards, starts = np.unique(shard_of(ref), return_index=True)
+    ends = [*starts[1:].tolist(), ref.size]
+    for shard, start, end in zip(shards.tolist(), starts.tolist(), ends, strict=False):
+        yield shard, slice(start, end)
 
 
 def halves(digests: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -83,10 +103,15 @@ def save(path: Path, array: np.ndarray) -> None:
     temporary.replace(path)
 
 
-def load(path: Path) -> np.ndarray:
+def load(path: str | Path) -> np.ndarray:
     """Map an array; pages are read as they are touched."""
-    array: np.ndarray = np.load(path, mmap_mode="r") if path.stat().st_size else np.load(path)
+    array: np.ndarray = np.load(path, mmap_mode="r")
     return array
+
+
+def parts(total: int) -> int:
+    """Into how many key ranges so many rows are cut."""
+    return max(1, -(-total // _ROWS_OF_PART))
 
 
 def key_range(part: int, parts: int) -> tuple[int, int]:
@@ -94,25 +119,20 @@ def key_range(part: int, parts: int) -> tuple[int, int]:
     return (part << 64) // parts, ((part + 1 << 64) // parts) - 1
 
 
-def read_range(paths: Sequence[Path], field: str, part: int, parts: int) -> np.ndarray:
-    """The rows of all files whose key lies in a part. The files are sorted by `field`, a uniform uint64."""
-    first, last = key_range(part, parts)
-    return _concatenated([_between(load(path), field, first, last) for path in paths])
+def read_range(paths: Sequence[Path], field: str, first: int, last: int) -> np.ndarray:
+    """The rows of all files with first <= field <= last. The files are sorted by `field`; there is at least one."""
+    return np.concatenate([_between(load(path), field, first, last) for path in paths])
 
 
 def read_refs(paths: Sequence[Path], shard: int) -> np.ndarray:
     """The rows of all files, sorted by `ref`, that speak of one shard's documents."""
     first = shard << _ROW_BITS
-    return _concatenated([_between(load(path), "ref", first, first + (1 << _ROW_BITS) - 1) for path in paths])
+    return read_range(paths, "ref", first, first + (1 << _ROW_BITS) - 1)
 
 
 def _between(array: np.ndarray, field: str, first: int, last: int) -> np.ndarray:
-    keys = array[field]
-    begin = np.searchsorted(keys, np.uint64(first), "left")
-    end = np.searchsorted(keys, np.uint64(last), "right")
+    # bisection by hand: searchsorted would copy the whole column of a file to look at twenty of its rows
+    key = lambda row: int(array[row][field])  # noqa: E731
+    begin = bisect_left(range(array.size), first, key=key)
+    end = bisect_right(range(array.size), last, lo=begin, key=key)
     return np.array(array[begin:end])
-
-
-def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Raises ValueError when there is no part: the caller names at least one file."""
-    return np.concatenate(parts)

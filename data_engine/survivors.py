@@ -5,54 +5,67 @@ from typing import Literal
 
 import numpy as np
 
-from data_engine.kernels.shingles import jaccard
-from data_engine.rows import REMOVAL
+from data_engine.rows import REMOVAL, is_earlier
 
 Preference = Literal["longest", "best_quality", "oldest"]
+Similarities = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""The Jaccard similarities of pairs of documents, (n,) float64, by their refs, (n,) uint64 each."""
 
 
-def order(table: np.ndarray, preference: Preference, by_text: bool = False) -> np.ndarray:
-    """Positions of narrow rows, the preferred first; ids decide ties, then refs. With by_text, within each text digest.
+def order(table: np.ndarray, preference: Preference, *groups: np.ndarray) -> np.ndarray:
+    """Positions of narrow rows by `groups` (the first one decides first), in each group the preferred document first.
 
-    table: (n,) rows.DOCUMENT. The order depends on the documents alone, not on where they stand.
+    table: (n,) rows.DOCUMENT. Documents of earlier artifacts come before all others; ids decide ties, then refs: the
+    order depends on the documents alone, not on where they stand.
     """
     preferred = {
         "longest": -table["characters"],
         "best_quality": -table["quality"],
         "oldest": table["date"],
     }[preference]
-    keys = [table["ref"], table["id_lo"], table["id_hi"], preferred]
-    if by_text:
-        keys += [table["text_lo"], table["text_hi"]]
-    return np.lexsort(keys)
+    earlier = is_earlier(table["ref"])
+    return np.lexsort((table["ref"], table["id_lo"], table["id_hi"], preferred, ~earlier, *reversed(groups)))
 
 
 def resolve(
-    members: np.ndarray, preference: Preference, threshold: float, shingles_of: Callable[[int], np.ndarray]
+    members: np.ndarray, component: np.ndarray, preference: Preference, threshold: float, similarities: Similarities
 ) -> np.ndarray:
-    """The removals of one connected component.
+    """The removals of connected components.
 
-    The preferred member stays; those that reach the threshold against it go. The rest, tied to it only through
+    In each, the preferred member stays; those that reach the threshold against it go. The rest, tied to it only through
     others (a chain of pairs at 0.85 has 0.61 between its ends), is a cluster of its own, until none is left.
-    members: (n,) rows.DOCUMENT; shingles_of: the ascending uint64 set of a ref. Returns (m,) rows.REMOVAL.
+    members: (n,) rows.DOCUMENT; component: (n,) numbers. All components take their turns together, so that the pairs
+    of a turn are compared in one call. Returns (m,) rows.REMOVAL, sorted by ref.
     """
-    left = members[order(members, preference)]
-    removals = []
-    while left.size > 1:
-        survivor = left[0]
-        own = shingles_of(int(survivor["ref"]))
-        similarity = np.array([jaccard(own, shingles_of(int(ref))) for ref in left["ref"][1:]])
-        near = similarity >= threshold
-        gone = left[1:][near]
+    places = order(members, preference, component)
+    left, component = members[places], component[places]
+    removals = [np.zeros(0, REMOVAL)]
+    while left.size:
+        first = np.concatenate([[True], component[1:] != component[:-1]])
+        cluster = np.cumsum(first) - 1
+        survivor = left[first][cluster]
+        compared = np.flatnonzero(~first & ~is_earlier(left["ref"]))
+        similarity = similarities(survivor["ref"][compared], left["ref"][compared])
+        gone = compared[similarity >= threshold]
         if gone.size:
-            cluster = left[[True, *near]]
-            smallest = cluster[np.lexsort((cluster["id_lo"], cluster["id_hi"]))[0]]
             part = np.zeros(gone.size, REMOVAL)
-            part["ref"] = gone["ref"]
-            part["cluster_hi"], part["cluster_lo"] = smallest["id_hi"], smallest["id_lo"]
-            part["survivor_hi"], part["survivor_lo"] = survivor["id_hi"], survivor["id_lo"]
-            part["jaccard"] = similarity[near]
+            part["ref"] = left["ref"][gone]
+            part["survivor"] = survivor["ref"][gone]
+            part["survivor_hi"], part["survivor_lo"] = survivor["id_hi"][gone], survivor["id_lo"][gone]
+            smallest = _smallest_ids(left, cluster, np.concatenate([np.flatnonzero(first), gone]))
+            part["cluster_hi"], part["cluster_lo"] = smallest["id_hi"][cluster[gone]], smallest["id_lo"][cluster[gone]]
+            part["jaccard"] = similarity[similarity >= threshold]
             part["near"] = 1
             removals.append(part)
-        left = left[1:][~near]
-    return np.concatenate([*removals, np.zeros(0, REMOVAL)])
+        stays = ~first
+        stays[gone] = False
+        left, component = left[stays], component[stays]
+    removed = np.concatenate(removals)
+    return removed[np.argsort(removed["ref"])]
+
+
+def _smallest_ids(left: np.ndarray, cluster: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Of the chosen rows, the one with the smallest id in each cluster. Every cluster has a chosen row."""
+    ranked = chosen[np.lexsort((left["id_lo"][chosen], left["id_hi"][chosen], cluster[chosen]))]
+    first = np.concatenate([[True], cluster[ranked][1:] != cluster[ranked][:-1]])
+    return left[ranked[first]]

@@ -1,6 +1,7 @@
 """Parquet files that are there whole or not at all, and the same bytes for the same rows."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -12,12 +13,13 @@ import pyarrow.parquet as pq
 class TableWriter:
     """A context manager: tables go in, one row group each; the file appears when the block ends without an error.
 
-    `metadata` may be filled until then; it is stored in the file's schema.
+    `metadata` may be filled until then; it is stored in the file's schema. `encoding` names encodings of columns.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, encoding: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.schema = schema
+        self.encoding = encoding
         self.metadata: dict[str, str] = {}
 
     def __enter__(self) -> "TableWriter":
@@ -26,7 +28,12 @@ class TableWriter:
         self._file = self._temporary.open("wb")
         dictionary = [field.name for field in self.schema if field.name in ("source", "language", "reason", "kind")]
         self._writer = pq.ParquetWriter(
-            self._file, self.schema, compression="zstd", use_dictionary=dictionary, write_page_index=False
+            self._file,
+            self.schema,
+            compression="zstd",
+            use_dictionary=dictionary if self.encoding is None else False,
+            column_encoding=self.encoding,
+            write_page_index=False,
         )
         return self
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_engine import measure, rows
+from data_engine.dedup_index import Earlier
 from data_engine.measure import Folders
 from data_engine.pii import PiiConfig, scrub
 from data_engine.sources import Shard
@@ -45,6 +46,7 @@ def write_shard(
     shard: Shard,
     number: int,
     removals: Sequence[Path],
+    earlier: Earlier,
     threshold: float,
     pii: PiiConfig,
     folders: Folders,
@@ -57,7 +59,7 @@ def write_shard(
     places = rows.row_of(removed["ref"])
     ids = measured["id"].to_pylist()
 
-    write_table(folders.duplicates(shard.name), _duplicates(removed, [ids[place] for place in places]))
+    write_table(folders.duplicates(shard.name), _duplicates(removed, [ids[place] for place in places], earlier))
 
     reasons = decided["reason"].to_pylist()
     values = decided["value"].to_numpy().copy()
@@ -97,13 +99,13 @@ def write_shard(
     return {"documents": kept.num_rows}
 
 
-def _duplicates(removed: np.ndarray, ids: list[str]) -> pa.Table:
+def _duplicates(removed: np.ndarray, ids: list[str], earlier: Earlier) -> pa.Table:
     columns = [
         ids,
         ["near" if near else "exact" for near in removed["near"]],
         [rows.hexadecimal(row["cluster_hi"], row["cluster_lo"]) for row in removed],
         [rows.hexadecimal(row["survivor_hi"], row["survivor_lo"]) for row in removed],
-        ["."] * len(ids),
+        earlier.artifact_of(removed["survivor"]),
         removed["jaccard"],
     ]
     return pa.table(columns, DUPLICATES)

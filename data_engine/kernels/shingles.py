@@ -75,16 +75,25 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     """Jaccard similarity |A & B| / |A | B| of two ascending sets of distinct uint64; 0 when both are empty."""
     at = beside = common = 0
     while at < one.size and beside < other.size:
-        if one[at] == other[beside]:
-            common += 1
-            at += 1
-            beside += 1
-        elif one[at] < other[beside]:
-            at += 1
-        else:
-            beside += 1
+        # without a branch: which of the two is smaller cannot be foretold
+        a, b = one[at], other[beside]
+        common += a == b
+        at += a <= b
+        beside += b <= a
     union = one.size + other.size - common
     return common / union if union else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def similarities(sets: np.ndarray, ends: np.ndarray, one: np.ndarray, other: np.ndarray, out: np.ndarray) -> None:
+    """Jaccard similarities of pairs. sets: ascending sets end to end, uint64; ends: (sets,) int64; one, other: (n,)
+    numbers of sets; out: (n,) float64."""
+    for pair in range(one.size):
+        a, b = one[pair], other[pair]
+        out[pair] = jaccard(
+            sets[(ends[a - 1] if a else 0) : ends[a]],
+            sets[(ends[b - 1] if b else 0) : ends[b]],
+        )
 
 
 @numba.njit(nogil=True, cache=True)

@@ -6,6 +6,8 @@ from itertools import pairwise
 import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_engine import rows
 from data_engine.candidates import find_pairs
@@ -53,7 +55,7 @@ def test_the_survivor_is_the_preferred_one_and_ties_go_to_the_smallest_id(prefer
 def bands_of(keys_by_document):
     out = []
     for document, keys in keys_by_document.items():
-        out += [(key, 0, document, document) for key in keys]
+        out += [(key, document, document) for key in keys]
     return np.array(out, rows.BAND)
 
 
@@ -72,9 +74,38 @@ def test_large_buckets_pair_with_the_smallest_ids_and_count_what_they_skip():
     assert skipped == 100 * 99 // 2 - len(pairs)
 
 
+@given(st.integers(0, 1 << 30))
+@settings(max_examples=60)
+def test_pairs_equal_a_loop_over_buckets(seed):
+    rng = np.random.default_rng(seed)
+    bands = np.zeros(int(rng.integers(0, 120)), rows.BAND)
+    bands["key"] = rng.integers(0, 6, bands.size)
+    bands["ref"] = rng.permutation(bands.size)
+    bands["id"] = 1 + bands["ref"]
+    earlier = rng.random(bands.size) < rng.choice([0, 0.3, 0.9])
+    bands["id"][earlier] = 0
+    bands["ref"][earlier] += rows.EARLIER
+    expected, skipped = set(), 0
+    for key in range(6):
+        bucket = sorted((row for row in bands.tolist() if row[0] == key), key=lambda row: (row[1], row[2]))
+        anchors = len(bucket) if len(bucket) <= 10 else 3
+        for place, one in enumerate(bucket):
+            for other in bucket[place + 1 :]:
+                if one[2] >= rows.EARLIER and other[2] >= rows.EARLIER:
+                    continue
+                if place < anchors:
+                    expected.add((other[2], one[2]) if one[2] >= rows.EARLIER else (one[2], other[2]))
+                else:
+                    skipped += 1
+    bands = bands[rng.permutation(bands.size)]
+    pairs, left_out = find_pairs(bands, 10, 3)
+    assert pairs.tolist() == sorted(expected)
+    assert left_out == skipped
+
+
 def test_a_bucket_of_a_hundred_thousand_needs_no_square():
     bands = np.zeros(100_000, rows.BAND)
-    bands["id_lo"] = bands["ref"] = np.arange(100_000)
+    bands["id"] = bands["ref"] = np.arange(100_000)
     pairs, _ = find_pairs(bands, 64, 8)
     assert len(pairs) == 8 * 100_000 - 36
 
@@ -96,8 +127,39 @@ def test_components_equal_networkx_also_when_reduced_in_parts():
         assert found == expected
 
 
-def shingle_store(texts):
-    return split(*sets(texts, 5))
+class Store:
+    """The shingle sets of texts by ref, compared one pair at a time."""
+
+    def __init__(self, texts):
+        self.sets = split(*sets(texts, 5))
+
+    def __getitem__(self, ref):
+        return self.sets[ref]
+
+    def similarities(self, one, other):
+        return np.array([jaccard(self[a], self[b]) for a, b in zip(one, other, strict=True)], float)
+
+
+def reference_resolve(members, preference, threshold, similarities):
+    """One component, one comparison at a time: (removed, survivor, smallest id of the cluster, similarity)."""
+    key = {"longest": lambda row: -row["characters"], "oldest": lambda row: row["date"]}[preference]
+    left = sorted(members, key=lambda row: (row["ref"] < rows.EARLIER, key(row), row["id_lo"], row["ref"]))
+    removed = set()
+    while left:
+        survivor, *others = left
+        found = [(row, similarities([survivor["ref"]], [row["ref"]])[0]) for row in others]
+        gone = [(row, s) for row, s in found if s >= threshold and row["ref"] < rows.EARLIER]
+        smallest = min([survivor["id_lo"], *(row["id_lo"] for row, _ in gone)])
+        removed |= {(int(row["ref"]), int(survivor["ref"]), int(smallest), s) for row, s in gone}
+        names = {int(row["ref"]) for row, _ in gone}
+        left = [row for row in others if int(row["ref"]) not in names]
+    return removed
+
+
+def resolved(members, component, preference, threshold, similarities):
+    found = resolve(members, np.asarray(component), preference, threshold, similarities)
+    assert (np.diff(found["ref"].astype(np.int64)) > 0).all()
+    return {(int(r["ref"]), int(r["survivor"]), int(r["cluster_lo"]), float(r["jaccard"])) for r in found}
 
 
 def test_a_chain_of_near_copies_keeps_both_ends():
@@ -106,11 +168,11 @@ def test_a_chain_of_near_copies_keeps_both_ends():
     chain = [corpora.document(rng, 200)]
     for _ in range(12):
         chain.append(corpora.edited(rng, chain[-1], 0.02))
-    store = shingle_store(chain)
-    assert all(jaccard(a, b) > 0.75 for a, b in pairwise(store))
-    assert jaccard(store[0], store[-1]) < 0.5
+    store = Store(chain)
+    assert all(jaccard(a, b) > 0.75 for a, b in pairwise(store.sets))
+    assert jaccard(store.sets[0], store.sets[-1]) < 0.5
     table = table_of(range(len(chain)), characters=[-n for n in range(len(chain))])
-    removals = resolve(table, "longest", 0.75, lambda ref: store[ref])
+    removals = resolve(table, np.zeros(len(chain), int), "longest", 0.75, store.similarities)
     kept = sorted(set(range(len(chain))) - set(removals["ref"].tolist()))
     assert len(kept) > 1
     for removal in removals:
@@ -126,13 +188,35 @@ def test_resolution_does_not_depend_on_the_order_of_members():
     rng = random.Random(4)
     texts = [corpora.document(rng, 100)]
     texts += [corpora.edited(rng, texts[0], share) for share in (0.01, 0.02, 0.05, 0.08, 0.1)]
-    store = shingle_store(texts)
+    store = Store(texts)
     table = table_of([30, 10, 50, 20, 40, 60], characters=[len(text) for text in texts])
-    expected = {tuple(row) for row in resolve(table, "longest", 0.75, lambda ref: store[ref]).tolist()}
+    expected = reference_resolve(table, "longest", 0.75, store.similarities)
     assert expected
     for seed in range(5):
         shuffled = table[np.random.default_rng(seed).permutation(6)]
-        assert {tuple(row) for row in resolve(shuffled, "longest", 0.75, lambda ref: store[ref]).tolist()} == expected
+        assert resolved(shuffled, np.zeros(6, int), "longest", 0.75, store.similarities) == expected
+
+
+@given(st.integers(0, 1 << 30), st.sampled_from(["longest", "oldest"]))
+@settings(max_examples=60)
+def test_components_resolved_together_equal_each_one_alone(seed, preference):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 30))
+    table = table_of(rng.permutation(count), characters=rng.integers(0, 4, count), date=rng.integers(0, 3, count))
+    table["ref"] = rng.permutation(count)
+    table["ref"][rng.random(count) < 0.2] += rows.EARLIER
+    component = rng.integers(0, 4, count)
+    fixed = np.random.default_rng(seed).random((count, count))
+    numbered = {int(ref): n for n, ref in enumerate(table["ref"])}
+
+    def similarities(one, other):
+        pairs = [sorted((numbered[int(a)], numbered[int(b)])) for a, b in zip(one, other, strict=True)]
+        return np.array([fixed[a, b] for a, b in pairs], float)
+
+    expected = set()
+    for number in np.unique(component):
+        expected |= reference_resolve(table[component == number], preference, 0.5, similarities)
+    assert resolved(table, component, preference, 0.5, similarities) == expected
 
 
 def brute_force_clusters(texts, threshold, width=5):
