@@ -1,8 +1,8 @@
 """The shards of a documents artifact: found, checked by their footers, read in batches."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +16,15 @@ _COLUMNS = ("id", "text")
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of documents; `ordinal` is its place in the sorted list."""
+    """One Parquet file of documents; `ordinal` is its place in the sorted list.
+
+    `source`: what its documents are called instead of what their column `source` says; None leaves the column.
+    """
 
     ordinal: int
     path: str
     documents: int
+    source: str | None = None
 
 
 def list_shards(path: str) -> list[Shard]:
@@ -37,6 +41,17 @@ def list_shards(path: str) -> list[Shard]:
     if not sum(shard.documents for shard in shards):
         raise UserError(f"{path}: the corpus is empty, no document is left; see the rejects of the stage that wrote it")
     return shards
+
+
+def list_corpora(documents: str | Mapping[str, str]) -> list[Shard]:
+    """The shards of one corpus, or of several by name: then each name is the source of its documents.
+
+    Raises UserError as `list_shards` does.
+    """
+    if isinstance(documents, str):
+        return list_shards(documents)
+    named = [replace(shard, source=name) for name, path in documents.items() for shard in list_shards(path)]
+    return [replace(shard, ordinal=ordinal) for ordinal, shard in enumerate(named)]
 
 
 def _count(path: str) -> int:

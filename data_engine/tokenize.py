@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ from core.run import Run
 from core.stage import Stage
 from core.token_set import INDEX, TOKENIZER, TOKENS, dtype_for
 from data_engine import byte_level_bpe
-from data_engine.corpus import Shard, list_shards, read_documents, text_bytes
+from data_engine.corpus import Shard, list_corpora, read_documents, text_bytes
 from data_engine.shard_map import map_tasks
 from data_engine.split import TRAIN, VALIDATION, VALIDATION_FRACTION, split_of
 from data_engine.tokenize_shard import PARTS, part_path, tokenize_shard, tokens_name
@@ -33,7 +33,10 @@ _MEBIBYTE = 1 << 20
 class TokenizeConfig(StageConfig):
     """Settings of `raymill data tokenize`."""
 
-    documents: InputPath = Field(description="documents artifact, or Parquet files with the columns id and text")
+    documents: InputPath | dict[str, InputPath] = Field(
+        description="documents artifact, or Parquet files with the columns id and text; or several, as name -> path: "
+        "then the name is the source of its documents, for train.pretrain's mixture"
+    )
     tokenizer: InputPath | None = Field(
         None, description="Hugging Face tokenizer directory to use; none trains a byte-level BPE on the train split"
     )
@@ -57,7 +60,7 @@ class TokenizeConfig(StageConfig):
 
 def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
     """Documents in, tokens out: every document once, in the order of the shards."""
-    shards = list_shards(config.documents)
+    shards = list_corpora(config.documents)
     with run.timing("tokenizer"):
         tokenizer = _tokenizer(config, shards, run)
     vocabulary = len(tokenizer)
@@ -70,7 +73,7 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
     for leftover in run.folder(TOKENS).glob(".*.tmp"):
         leftover.unlink()
     shutil.rmtree(run.path(PARTS))
-    languages = _languages(index)
+    languages, sources = _grouped(index, "language"), _grouped(index, "source")
     counts = {
         "documents": index.num_rows,
         "tokens": _sum(index, "tokens"),
@@ -84,10 +87,11 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
         "dtype": dtype.name,
         "tokens_per_word": _ratio(counts["tokens"] - counts["documents"], counts["words"]),
         "bytes_per_token": _ratio(counts["bytes"], counts["tokens"] - counts["documents"]),
-        "languages": {row["language"]: [row["tokens_per_word"], row["bytes_per_token"]] for row in languages},
+        "languages": {row["name"]: [row["tokens_per_word"], row["bytes_per_token"]] for row in languages},
+        "sources": {row["name"]: row["tokens"] for row in sources},
     }
     metrics["headline"] = _headline(counts, metrics, languages)
-    return run.commit(counts=counts, metrics=metrics, report=_report(config, counts, metrics, languages, tokenizer))
+    return run.commit(counts=counts, metrics=metrics, report=_report(config, counts, metrics, languages, sources, tokenizer))
 
 
 # --- the tokenizer ------------------------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ def _encode(config: TokenizeConfig, shards: list[Shard], run: Run, separator: in
     for shard in shards:
         name = tokens_name(shard.ordinal, storage.digest_file(shard.path))
         path = shard.path if storage.is_remote(shard.path) else os.path.abspath(shard.path)
-        descriptors.append({"path": path, "name": name})
+        descriptors.append({"path": path, "name": name, "source": shard.source})
     missing = [row for row in descriptors if not part_path(parts, row["name"]).is_file()]
     if len(missing) < len(shards):
         run.log.info("%s of %s shards are already encoded", len(shards) - len(missing), len(shards))
@@ -182,29 +186,30 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def _splits(index: pa.Table) -> dict[str, dict[str, int]]:
-    of = index.column("split").to_numpy(zero_copy_only=False)
     rows = {}
     for split in (TRAIN, VALIDATION):
-        table = index.filter(pa.array(of == split))
+        table = index.filter(pc.equal(index["split"], split))
         rows[split] = {"documents": table.num_rows, "tokens": _sum(table, "tokens"), "bytes": _sum(table, "bytes")}
     return rows
 
 
-def _languages(index: pa.Table) -> list[dict[str, Any]]:
-    """Per language: documents, words, bytes, tokens without separators, and their ratios; most documents first."""
-    of = np.asarray([language or "unknown" for language in index.column("language").to_pylist()], dtype=object)
+def _grouped(index: pa.Table, column: str) -> list[dict[str, Any]]:
+    """Per language or source: documents, words, bytes, tokens without separators, ratios; most documents first."""
+    columns = ["words", "bytes", "tokens"]
+    named = index.set_column(0, "name", pc.if_else(pc.equal(index[column], ""), "unknown", index[column]))
+    totals = named.group_by("name").aggregate([("name", "count"), *((name, "sum") for name in columns)])
     rows = []
-    for language in sorted(set(of)):
-        table = index.filter(pa.array(of == language))
-        documents, words, size = table.num_rows, _sum(table, "words"), _sum(table, "bytes")
-        tokens = _sum(table, "tokens") - documents
-        row = {"language": language, "documents": documents, "words": words, "bytes": size, "tokens": tokens}
-        rows.append({**row, "tokens_per_word": _ratio(tokens, words), "bytes_per_token": _ratio(size, tokens)})
-    return sorted(rows, key=lambda row: (-row["documents"], row["language"]))
+    for total in totals.to_pylist():
+        row = {"name": total["name"], "documents": total["name_count"]}
+        row |= {name: total[f"{name}_sum"] for name in columns}
+        row["tokens"] -= row["documents"]
+        row |= {"tokens_per_word": _ratio(row["tokens"], row["words"])}
+        rows.append(row | {"bytes_per_token": _ratio(row["bytes"], row["tokens"])})
+    return sorted(rows, key=lambda row: (-row["documents"], row["name"]))
 
 
 def _headline(counts: dict[str, int], metrics: dict[str, Any], languages: list[dict[str, Any]]) -> list[str]:
-    shown = ", ".join(f"{row['language']} {row['tokens_per_word']:.2f}" for row in languages[:8])
+    shown = ", ".join(f"{row['name']} {row['tokens_per_word']:.2f}" for row in languages[:8])
     return [
         f"{counts['documents']:,} documents, {counts['tokens']:,} tokens: {counts['train_tokens']:,} to train on, "
         f"{counts['validation_tokens']:,} held out",
@@ -218,6 +223,7 @@ def _report(
     counts: dict[str, int],
     metrics: dict[str, Any],
     languages: list[dict[str, Any]],
+    sources: list[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
     report = Report("Tokenize", f"{counts['documents']:,} documents, {counts['tokens']:,} tokens")
@@ -245,18 +251,19 @@ def _report(
         "tokens count the separator that closes each document",
     )
     columns = ["documents", "words", "bytes", "tokens", "tokens_per_word", "bytes_per_token"]
-    report.table(
-        "Languages",
-        ["language", *(column.replace("_", " ") for column in columns)],
-        [[row["language"], *(row[column] for column in columns)] for row in languages],
-        "words are runs of letters and digits; in scripts written without spaces each letter counts as a word",
-    )
+    for title, rows in (("Languages", languages), ("Sources", sources)):
+        report.table(
+            title,
+            [title.lower().removesuffix("s"), *(column.replace("_", " ") for column in columns)],
+            [[row["name"], *(row[column] for column in columns)] for row in rows],
+            "words are runs of letters and digits; in scripts written without spaces each letter counts as a word",
+        )
     shown = languages[:20]
     report.figure(
-        "Tokens per word", bar_chart({row["language"]: row["tokens_per_word"] for row in shown}, "tokens per word")
+        "Tokens per word", bar_chart({row["name"]: row["tokens_per_word"] for row in shown}, "tokens per word")
     )
     report.figure(
-        "Bytes per token", bar_chart({row["language"]: row["bytes_per_token"] for row in shown}, "bytes per token")
+        "Bytes per token", bar_chart({row["name"]: row["bytes_per_token"] for row in shown}, "bytes per token")
     )
     report.samples("Vocabulary", _vocabulary_sample(tokenizer))
     return report

@@ -37,7 +37,7 @@ def tokenize_shard(
     dtype: str,
     validation_fraction: float,
 ) -> dict[str, Any]:
-    """Encode the documents of `shard` (`path`, `name`) and append `separator` to each.
+    """Encode the documents of `shard` (`path`, `name`, `source` or None) and append `separator` to each.
 
     Writes `tokens_folder/name`, then its index rows to `parts_folder`; the second makes the shard done. Control tokens
     spelled out in a document (`<|im_end|>` in a page about chat formats) are encoded as ordinary text: nothing on the
@@ -63,7 +63,7 @@ def tokenize_shard(
                     rows["tokens"].append(len(ids))
                     rows["bytes"].append(len(text.encode()))
                     rows["words"].append(count_words(text))
-                    rows["source"].append(batch["source"][position])
+                    rows["source"].append(shard["source"] or batch["source"][position])
                     rows["language"].append(batch["language"][position])
                     rows["split"].append(split_of(batch["id"][position], validation_fraction))
                     offset += len(ids)

@@ -24,11 +24,14 @@ class PackedDocuments:
     The order depends on the documents' ids, the length and the seed; not on shards, batch size, or workers.
     """
 
-    def __init__(self, tokens: TokenSet, split: str, length: int, seed: int) -> None:
+    def __init__(
+        self, tokens: TokenSet, split: str, length: int, seed: int, rows: np.ndarray | None = None
+    ) -> None:
+        """`rows`: of the index, some of the split's documents; None: all of them."""
         self.set = tokens
         self.length = length
         self.seed = seed
-        rows = tokens.rows(split)
+        rows = tokens.rows(split) if rows is None else rows
         ids = tokens.index.column("id").to_numpy(zero_copy_only=False)[rows].astype(str)
         sizes = tokens.index.column("tokens").to_numpy()[rows]
         order = np.argsort(ids, kind="stable")
@@ -37,6 +40,7 @@ class PackedDocuments:
         self.total = int(self.sizes.sum())
         if self.total == 0:
             raise UserError(f"{tokens.directory}: no {split} tokens; nothing to work on")
+        self._epoch = lru_cache(maxsize=2)(self._order_of)
 
     def sequences(self, first: int, count: int) -> Batch:
         """Sequences first .. first + count - 1 of the stream."""
@@ -69,8 +73,7 @@ class PackedDocuments:
         arrays = (tokens, labels, positions, segments)
         return Batch(*(torch.from_numpy(array.reshape(count, self.length)) for array in arrays))
 
-    @lru_cache(maxsize=2)  # noqa: B019  # as long-lived as the trainer
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _order_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Order of the documents and where each begins in the epoch."""
         order = permutation(len(self.rows), self.seed, epoch)
         return order, np.concatenate([[0], np.cumsum(self.sizes[order])[:-1]])
@@ -90,6 +93,11 @@ class PackedDocuments:
                 batch.labels.view(-1)[beyond:] = IGNORED
             batches.append(batch)
         return batches
+
+    def documents_within(self, tokens: int, epoch: int = 0) -> int:
+        """Documents of which the first `tokens` tokens of the stream hold a part that belongs to this epoch."""
+        inside = min(tokens - epoch * self.total, self.total)
+        return int(np.searchsorted(self._epoch(epoch)[1], inside, side="left")) if inside > 0 else 0
 
     def bytes_per_token(self) -> float:
         """UTF-8 bytes of the split's text for each of its tokens, separators counted: turns loss into bits per byte."""

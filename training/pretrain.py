@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,12 @@ from core.token_set import TokenSet
 from training import export, metrics
 from training.batch import Batch
 from training.launch import launch
+from training.mixed_documents import Account, MixedDocuments, streams_by
+from training.mixture import MixtureConfig
 from training.model import ModelConfig, count_parameters, initialize
 from training.objectives import NextToken
 from training.packing import PackedDocuments, unigram_counts, unigram_entropy
-from training.report import training_report
+from training.report import mixture_section, training_report
 from training.trainer import TrainConfig, Trainer
 from training.validation import evaluate
 from training.world import World
@@ -31,6 +34,9 @@ class PretrainConfig(TrainConfig):
     """Pretraining from scratch on a token artifact."""
 
     tokens: InputPath = Field(description="run directory of 'data tokenize'")
+    mixture: MixtureConfig | None = Field(
+        None, description="shares of the sources; null: every document once an epoch, in one order of all"
+    )
     model: ModelConfig = Field(ModelConfig(), description="architecture and shape")
     steps: int = Field(100, gt=0, description="optimizer steps")
     sequence_length: int = Field(256, gt=1, description="tokens per packed sequence; documents do not see each other")
@@ -43,7 +49,7 @@ class PretrainConfig(TrainConfig):
 class _Sequences:
     """A step's share of packed sequences, micro-batch by micro-batch."""
 
-    def __init__(self, documents: PackedDocuments, micro_batch: int) -> None:
+    def __init__(self, documents: PackedDocuments | MixedDocuments, micro_batch: int) -> None:
         self.documents = documents
         self.micro_batch = micro_batch
 
@@ -62,7 +68,7 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
     model: Any = initialize(config.model.to_transformers(len(tokenizer), **_special(tokenizer)), config.seed)
     model.to(world.device)
     objective = NextToken()
-    documents = PackedDocuments(tokens, "train", config.sequence_length, config.seed)
+    documents = training_documents(config, tokens)
     held_out = PackedDocuments(tokens, "validation", config.sequence_length, config.seed)
     batches = held_out.prefix(config.validation_tokens, config.micro_batch)
     bits_per_byte = 1 / (math.log(2) * held_out.bytes_per_token())
@@ -84,10 +90,27 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
         evaluate_every=config.validate_every,
     )
     last = trainer.run()
+    by_source: dict[str, dict[str, float]] = {}
+    if config.mixture is not None:
+        streams = streams_by(tokens, "validation", config.mixture.by, config.sequence_length, config.seed)
+        for name, stream in streams.items():
+            parts = stream.prefix(config.validation_tokens, config.micro_batch)
+            measured = evaluate(model, objective, parts, world, trainer.precision)
+            bits = measured["loss"] / (math.log(2) * stream.bytes_per_token())
+            by_source[name] = {"loss": measured["loss"], "bits_per_byte": bits, "tokens": measured["weight"]}
     if world.is_main:
         export.save(model.cpu(), tokenizer, directory, [tokenizer.eos_token_id])
     world.barrier()
-    return {"last": last, "parameters": count_parameters(model)[0], "precision": trainer.precision.name}
+    parameters = count_parameters(model)[0]
+    return {"last": last, "parameters": parameters, "precision": trainer.precision.name, "by_source": by_source}
+
+
+def training_documents(config: PretrainConfig, tokens: TokenSet) -> PackedDocuments | MixedDocuments:
+    """What the run trains on. Raises UserError for a mixture that the tokens cannot give."""
+    if config.mixture is None:
+        return PackedDocuments(tokens, "train", config.sequence_length, config.seed)
+    count = config.steps * config.batch_size
+    return MixedDocuments(tokens, config.mixture, config.sequence_length, config.seed, count)
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
@@ -109,6 +132,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     run.log.info(
         "%s training tokens, %.2f epochs; %s validation tokens", f"{train.sum():,}", epochs, f"{validation.sum():,}"
     )
+    documents = training_documents(config, tokens)
+    accounts = documents.accounts() if isinstance(documents, MixedDocuments) else []
     result = launch(config, run, __name__)
     last = result["last"]
     found: dict[str, Any] = {
@@ -129,13 +154,33 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
         f"({last['validation_bits_per_byte']:.4f} bits per byte); unigram entropy of the same split {entropy:.4f}",
         f"training loss of the last step {last['loss']:.6f}",
     ]
+    if accounts:
+        found["validation_by_source"] = result["by_source"]
+        found["headline"].append(_mixture_line(accounts))
     for line in found["headline"]:
         run.log.info("%s", line)
-    counts = {"steps": last["step"], "tokens": last["tokens"], "skipped_steps": last["skipped"]}
+    counts: dict[str, Any] = {"steps": last["step"], "tokens": last["tokens"], "skipped_steps": last["skipped"]}
     summary = f"{result['parameters']:,} parameters, {last['tokens']:,} tokens, {result['precision']}"
-    facts = {name: value for name, value in found.items() if name != "headline"} | counts
+    facts = {name: value for name, value in found.items() if name not in ("headline", "validation_by_source")} | counts
     report = training_report("Pretraining", summary, facts, metrics.read(run.directory))
+    if accounts:
+        counts["mixture"] = {account.source: _without_name(account) for account in accounts}
+        mixture_section(report, [asdict(account) for account in accounts], result["by_source"])
     return run.commit(counts=counts, metrics=found, report=report)
+
+
+def _without_name(account: Account) -> dict[str, Any]:
+    return {name: value for name, value in asdict(account).items() if name != "source"}
+
+
+def _mixture_line(accounts: list[Account]) -> str:
+    budget = sum(account.tokens_got for account in accounts)
+    used = [
+        f"{account.source} {account.tokens_got / budget:.1%} ({account.epochs:.2f} epochs)"
+        for account in sorted(accounts, key=lambda account: -account.tokens_got)
+        if account.tokens_got
+    ]
+    return f"mixture: {', '.join(used)}"
 
 
 def _median_speed(directory: Path) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.report import Report, line_chart
+from core.report import Report, bar_chart, line_chart
 
 
 def _line(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
@@ -33,3 +33,33 @@ def curves(report: Report, title: str, rows: Sequence[Mapping[str, Any]], names:
     lines = {label: line for label, line in lines.items() if line[0]}
     if lines:
         report.figure(title, line_chart(lines, "step", y))
+
+
+def mixture_section(
+    report: Report, accounts: Sequence[Mapping[str, Any]], validation: Mapping[str, Mapping[str, float]]
+) -> None:
+    """What each source had, was to give and gave, and how well the model knows it. accounts: fields of `Account`."""
+    columns = ["source", "tokens", "tokens_wanted", "tokens_got", "tokens_new", "tokens_repeated", "tokens_left_over"]
+    report.table(
+        "Mixture, tokens",
+        [*(name.replace("tokens_", "") for name in columns), "epochs"],
+        [[*(account[name] for name in columns), account["epochs"]] for account in accounts],
+        "got is new and repeated together; tokens are new and left over together; wanted is by weight alone, before "
+        "max_epochs; the stage checks the sums.",
+    )
+    columns = ["source", "documents", "documents_got", "documents_repeated", "documents_left_over"]
+    report.table(
+        "Mixture, documents",
+        [name.replace("documents_", "") for name in columns],
+        [[account[name] for name in columns] for account in accounts],
+        "a document counts as got when any part of it was; as repeated when any part came again",
+    )
+    budget = max(1, sum(account["tokens_got"] for account in accounts))
+    shares = {account["source"]: account["tokens_got"] / budget for account in accounts}
+    report.figure("Shares of the training tokens", bar_chart(shares, "share"))
+    report.table(
+        "Validation by source",
+        ["source", "loss", "bits per byte", "tokens"],
+        [[name, row["loss"], row["bits_per_byte"], int(row["tokens"])] for name, row in validation.items()],
+        "held-out documents of each source, used in training or not",
+    )

@@ -42,7 +42,8 @@ def write_documents(folder, shards=4, each=30):
 
 def run(documents, output, **settings):
     settings = {"vocab_size": 300, "validation_fraction": 0.2, **settings}
-    return STAGE.execute(TokenizeConfig(documents=str(documents), output=str(output), **settings))[0]
+    documents = documents if isinstance(documents, dict) else str(documents)
+    return STAGE.execute(TokenizeConfig(documents=documents, output=str(output), **settings))[0]
 
 
 def content(directory):
@@ -112,6 +113,21 @@ def test_given_tokenizer_is_used_as_it_is(tmp_path, ray_session):
         name: digest for name, digest in second.items() if name.endswith(".bin")
     }
     assert first["tokenizer/tokenizer.json"] == second["tokenizer/tokenizer.json"]
+
+
+@pytest.mark.slow
+def test_several_corpora_become_sources_by_name(tmp_path, ray_session):
+    web = write_documents(tmp_path / "web", shards=2, each=12)
+    books = tmp_path / "books"
+    books.mkdir()
+    pq.write_table(pa.table({"id": ["f" * 32], "text": ["a book about parsers"]}), books / "b.parquet")
+    done = run({"web": str(web), "books": str(books)}, tmp_path / "out", validation_fraction=0.0)
+    index = TokenSet(tmp_path / "out").index.to_pylist()
+    assert [row["source"] for row in index] == ["web"] * 24 + ["books"]
+    assert done.metrics["sources"]["books"] == index[-1]["tokens"] - 1
+    assert sum(done.metrics["sources"].values()) == done.counts["tokens"] - 25
+    with pytest.raises(UserError, match="nowhere: no such file"):
+        run({"web": str(web), "books": str(tmp_path / "nowhere")}, tmp_path / "other")
 
 
 @pytest.mark.slow
