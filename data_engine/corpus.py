@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import storage
@@ -74,8 +75,8 @@ def text_bytes(path: str) -> int:
         return sum(leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema == "text")
 
 
-def read_documents(path: str, columns: tuple[str, ...], batch_size: int = 512) -> Iterator[dict[str, list[str]]]:
-    """Batches of the string columns asked for; one that the file lacks is empty text, and so is a null.
+def read_batches(path: str, columns: tuple[str, ...], batch_size: int = 512) -> Iterator[pa.Table]:
+    """Tables of the string columns asked for; one that the file lacks is empty text, and so is a null.
 
     Raises UserError when a row group is damaged.
     """
@@ -83,10 +84,17 @@ def read_documents(path: str, columns: tuple[str, ...], batch_size: int = 512) -
         with _open(path) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=batch_size, columns=present):
-                values = {name: [value or "" for value in batch.column(name).to_pylist()] for name in present}
-                yield {name: values.get(name) or [""] * batch.num_rows for name in columns}
+                empty = pa.repeat("", batch.num_rows)
+                held = {name: pc.fill_null(batch.column(name), "") for name in present}
+                yield pa.table({name: held.get(name, empty) for name in columns})
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged, not readable as Parquet: {_first_line(error)}") from None
+
+
+def read_documents(path: str, columns: tuple[str, ...], batch_size: int = 512) -> Iterator[dict[str, list[str]]]:
+    """The same as lists of Python strings."""
+    for batch in read_batches(path, columns, batch_size):
+        yield batch.to_pydict()
 
 
 def _open(path: str) -> pq.ParquetFile:

@@ -91,7 +91,9 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
         "sources": {row["name"]: row["tokens"] for row in sources},
     }
     metrics["headline"] = _headline(counts, metrics, languages)
-    return run.commit(counts=counts, metrics=metrics, report=_report(config, counts, metrics, languages, sources, tokenizer))
+    return run.commit(
+        counts=counts, metrics=metrics, report=_report(config, counts, metrics, languages, sources, tokenizer)
+    )
 
 
 # --- the tokenizer ------------------------------------------------------------------------------------------------
@@ -149,7 +151,8 @@ def _encode(config: TokenizeConfig, shards: list[Shard], run: Run, separator: in
     if len(missing) < len(shards):
         run.log.info("%s of %s shards are already encoded", len(shards) - len(missing), len(shards))
     if missing:
-        runtime.connect()
+        if len(missing) > 1:
+            runtime.connect()
         encode = partial(
             tokenize_shard,
             tokenizer_file=str(run.path(TOKENIZER, "tokenizer.json").resolve()),

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
 from core import storage
 from core.token_set import INDEX_SCHEMA
-from data_engine.corpus import read_documents
+from data_engine import encoder
+from data_engine.corpus import read_batches
 from data_engine.split import split_of
 from data_engine.words import count_words
 
@@ -39,44 +40,46 @@ def tokenize_shard(
 ) -> dict[str, Any]:
     """Encode the documents of `shard` (`path`, `name`, `source` or None) and append `separator` to each.
 
-    Writes `tokens_folder/name`, then its index rows to `parts_folder`; the second makes the shard done. Control tokens
-    spelled out in a document (`<|im_end|>` in a page about chat formats) are encoded as ordinary text: nothing on the
-    web can end a document or forge a turn. Returns the counts of documents and tokens.
+    Writes `tokens_folder/name`, then its index rows to `parts_folder`; the second makes the shard done. Returns the
+    counts of documents and tokens.
     Raises UserError for a damaged shard.
     """
-    tokenizer = _tokenizer(tokenizer_file)
+    encode = _encoder(tokenizer_file).encode
     name = shard["name"]
-    rows: dict[str, list[Any]] = {field.name: [] for field in INDEX_SCHEMA}
+    parts = []
     offset = 0
     temporary = Path(tokens_folder) / f".{name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
-            for batch in read_documents(shard["path"], _READ_COLUMNS):
-                encoded = tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False)
-                for position, encoding in enumerate(encoded):
-                    ids = np.asarray([*encoding.ids, separator], dtype=dtype)
-                    file.write(ids.tobytes())
-                    text = batch["text"][position]
-                    rows["id"].append(batch["id"][position])
-                    rows["shard"].append(name)
-                    rows["offset"].append(offset)
-                    rows["tokens"].append(len(ids))
-                    rows["bytes"].append(len(text.encode()))
-                    rows["words"].append(count_words(text))
-                    rows["source"].append(shard["source"] or batch["source"][position])
-                    rows["language"].append(batch["language"][position])
-                    rows["split"].append(split_of(batch["id"][position], validation_fraction))
-                    offset += len(ids)
+            for batch in read_batches(shard["path"], _READ_COLUMNS):
+                texts = batch["text"].combine_chunks()
+                ids, lengths = encode(texts, separator, np.dtype(dtype))
+                file.write(ids.tobytes())
+                ends = offset + np.cumsum(lengths)
+                columns = {
+                    "id": batch["id"],
+                    "shard": pa.repeat(name, len(texts)),
+                    "offset": ends - lengths,
+                    "tokens": lengths,
+                    "bytes": pc.cast(pc.binary_length(texts), pa.int64()),
+                    "words": count_words(texts),
+                    "source": pa.repeat(shard["source"], len(texts)) if shard["source"] else batch["source"],
+                    "language": batch["language"],
+                    "split": [split_of(identifier, validation_fraction) for identifier in batch["id"].to_pylist()],
+                }
+                parts.append(pa.table(columns, INDEX_SCHEMA))
+                offset += int(lengths.sum())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(Path(tokens_folder) / name)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    rows = pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table()
     part = pa.BufferOutputStream()
-    pq.write_table(pa.table(rows, schema=INDEX_SCHEMA), part)
+    pq.write_table(rows, part)
     storage.write_atomic(part_path(parts_folder, name), part.getvalue().to_pybytes())
-    return {"documents": len(rows["id"]), "tokens": offset}
+    return {"documents": rows.num_rows, "tokens": offset}
 
 
 def part_path(parts_folder: str | Path, name: str) -> Path:
@@ -85,9 +88,5 @@ def part_path(parts_folder: str | Path, name: str) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(path: str) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(path)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+def _encoder(path: str) -> encoder.Encoder:
+    return encoder.load(path)

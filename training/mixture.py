@@ -107,6 +107,6 @@ def interleave(counts: Sequence[int], first: int, number: int) -> tuple[np.ndarr
         sources.append(np.full(len(place), source, np.int64))
         places.append(place)
         before += low
-    source, place = np.concatenate(sources), np.concatenate(places)
-    order = np.lexsort((source, np.concatenate(times)))[first - before : first - before + number]
-    return source[order], place[order]
+    source_of, place_of = np.concatenate(sources), np.concatenate(places)
+    order = np.lexsort((source_of, np.concatenate(times)))[first - before : first - before + number]
+    return source_of[order], place_of[order]

@@ -24,9 +24,7 @@ class PackedDocuments:
     The order depends on the documents' ids, the length and the seed; not on shards, batch size, or workers.
     """
 
-    def __init__(
-        self, tokens: TokenSet, split: str, length: int, seed: int, rows: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, tokens: TokenSet, split: str, length: int, seed: int, rows: np.ndarray | None = None) -> None:
         """`rows`: of the index, some of the split's documents; None: all of them."""
         self.set = tokens
         self.length = length

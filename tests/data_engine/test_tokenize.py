@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from core import manifest
 from core.errors import UserError
 from core.token_set import TokenSet
 from data_engine.split import VALIDATION, split_of
 from data_engine.tokenize import STAGE, TokenizeConfig
+from data_engine.words import count_words
 
 PHRASES = [
     "the parser reads a line",
@@ -128,6 +130,39 @@ def test_several_corpora_become_sources_by_name(tmp_path, ray_session):
     assert sum(done.metrics["sources"].values()) == done.counts["tokens"] - 25
     with pytest.raises(UserError, match="nowhere: no such file"):
         run({"web": str(web), "books": str(tmp_path / "nowhere")}, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_vocabulary_beyond_16_bits_is_stored_in_32(tmp_path, ray_session):
+    """A saved tokenizer of another kind: whole words, none of them bytes."""
+    vocabulary = {f"w{number}": number for number in range(70_000)} | {"<unk>": 70_000, "</s>": 70_001}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(tmp_path / "words")
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    pq.write_table(pa.table({"id": ["0" * 32, "1" * 32], "text": ["w3 w69999", "w65536 other"]}), folder / "a.parquet")
+    done = run(folder, tmp_path / "out", tokenizer=str(tmp_path / "words"), validation_fraction=0.0)
+    tokens = TokenSet(tmp_path / "out")
+    assert done.metrics["dtype"] == "uint32"
+    assert [tokens.tokens(n).tolist() for n in range(2)] == [[3, 69_999, 70_001], [65_536, 70_000, 70_001]]
+    with pytest.raises(UserError, match="names no eos_token"):
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path / "endless")
+        run(folder, tmp_path / "other", tokenizer=str(tmp_path / "endless"))
+
+
+@pytest.mark.slow
+def test_fertility_of_each_language_is_its_tokens_per_word(tmp_path, ray_session):
+    done = run(write_documents(tmp_path / "documents"), tmp_path / "out")
+    tokens = TokenSet(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tokens.tokenizer)
+    for language, (per_word, per_byte) in done.metrics["languages"].items():
+        rows = [row for row in pq.read_table(tmp_path / "documents").to_pylist() if row["language"] == language]
+        count = sum(len(tokenizer(row["text"], split_special_tokens=True)["input_ids"]) for row in rows)
+        words = count_words(pa.array([row["text"] for row in rows])).sum()
+        assert per_word == pytest.approx(count / words, abs=1e-4)
+        assert per_byte == pytest.approx(sum(len(row["text"].encode()) for row in rows) / count, abs=1e-4)
+    assert set(done.metrics["languages"]) == {"en", "de", "ja"}
 
 
 @pytest.mark.slow
