@@ -7,8 +7,8 @@ from pydantic import Field
 
 from core.config import InputPath
 from core.errors import UserError
+from core.rows import read_rows
 from evaluation.generate import greedy_answers
-from evaluation.rows import read_rows
 from evaluation.task import Rows, Sample, Subject, Task
 
 

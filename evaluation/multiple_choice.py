@@ -9,7 +9,7 @@ from core.chat import chat_request
 from core.config import InputPath
 from core.errors import UserError
 from core.loglikelihood import Request, encode_pair, score
-from evaluation.rows import read_rows
+from core.rows import read_rows
 from evaluation.task import Rows, Sample, Subject, Task
 
 

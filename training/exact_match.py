@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from training.chat import ChatEncoder
-from training.examples import Row
 from training.feedback import Feedback
+from training.shapes import Row
 from training.world import World
 
 _BATCH = 64

@@ -2,40 +2,19 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from core import storage
 from core.errors import UserError
+from core.rows import read_rows
 from training.batch import Batch, Segment, Unit, collate, pack
 from training.chat import ChatEncoder, TooLong
 from training.order import samples
-
-Row = Mapping[str, Any]
-
-
-def read_rows(path: str, columns: Sequence[str]) -> list[Row]:
-    """The rows of the Parquet files that `path` names. Raises UserError when unreadable, empty or without a column."""
-    rows: list[Row] = []
-    for name in storage.list_files(path):
-        try:
-            with storage.open_read(name) as file:
-                table = pq.read_table(file)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{name}: not readable as Parquet: {str(error).splitlines()[0]}") from None
-        missing = [column for column in columns if column not in table.column_names]
-        if missing:
-            raise UserError(f"{name}: has no column {missing[0]}; it holds {', '.join(table.column_names)}")
-        rows.extend(table.to_pylist())
-    if not rows:
-        raise UserError(f"{path}: holds no rows; nothing to train on")
-    return rows
+from training.shapes import Fields, Row, conversation_rows, preference_rows
 
 
 @dataclass
@@ -64,10 +43,12 @@ class Examples:
         return self
 
 
-def conversations(path: str, encoder: ChatEncoder, max_length: int, too_long: TooLong) -> Examples:
-    """Rows with `messages`; each becomes one segment."""
+def conversations(
+    path: str, encoder: ChatEncoder, max_length: int, too_long: TooLong, fields: Fields | None = None
+) -> Examples:
+    """Rows of any shape that `shapes` knows; each becomes one segment."""
     found = Examples()
-    for number, row in enumerate(read_rows(path, ["messages"])):
+    for number, row in enumerate(conversation_rows(read_rows(path), path, fields)):
         messages = _messages(row["messages"], f"{path}, row {number}: messages")
         segment, cut = encoder.segment(messages, max_length, too_long) if messages else ("nothing_to_learn", False)
         found.add(row, segment if isinstance(segment, str) else [segment])
@@ -75,14 +56,14 @@ def conversations(path: str, encoder: ChatEncoder, max_length: int, too_long: To
     return found.require(path)
 
 
-def preference_pairs(path: str, encoder: ChatEncoder, max_length: int) -> Examples:
-    """Rows with `prompt`, `chosen`, `rejected`; each becomes two segments, prompt and chosen, prompt and rejected.
+def preference_pairs(path: str, encoder: ChatEncoder, max_length: int, fields: Fields | None = None) -> Examples:
+    """Rows of any shape that `shapes` knows; each becomes two segments, prompt and chosen, prompt and rejected.
 
     Only the last answer carries loss. Pairs with equal answers say nothing and are skipped; a pair with one answer
     too long is skipped whole.
     """
     found = Examples()
-    for number, row in enumerate(read_rows(path, ["prompt", "chosen", "rejected"])):
+    for number, row in enumerate(preference_rows(read_rows(path), path, fields)):
         found.add(row, _pair(row, f"{path}, row {number}", encoder, max_length))
     return found.require(path)
 

@@ -31,8 +31,14 @@ _SHOWN_ANSWERS = 12
 class SftConfig(TuneConfig):
     """Supervised fine-tuning."""
 
-    conversations: InputPath = Field(description="Parquet with a column messages (and task): what to learn")
+    conversations: InputPath = Field(
+        description="what to learn: Parquet, JSON lines or a JSON list of OpenAI messages, ShareGPT, Alpaca, "
+        "question and answer, or prompt and completion"
+    )
     heldout: InputPath = Field(description="the same for held-out conversations")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="columns of other tables, as {prompt: ask, response: reply}; maybe system"
+    )
     too_long: TooLong = Field("skip", description="skip conversations over max_length, or cut their end off; counted")
     optimizer: OptimizerConfig = Field(OptimizerConfig(learning_rate=2e-4, weight_decay=0.0), description="AdamW")
     evaluate_every: Annotated[int, RUNTIME] = Field(0, ge=0, description="steps between held-out losses; 0: at the end")
@@ -44,8 +50,8 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
     """One training process."""
     tuned = Tuned(config, world)
     encoder, padding = tuned.encoder, tuned.encoder.padding
-    train = conversations(config.conversations, encoder, config.max_length, config.too_long)
-    held_out = conversations(config.heldout, encoder, config.max_length, config.too_long)
+    train = conversations(config.conversations, encoder, config.max_length, config.too_long, config.fields)
+    held_out = conversations(config.heldout, encoder, config.max_length, config.too_long, config.fields)
     objective = NextToken()
     fixed = PackedExamples(held_out.units, config.seed, config.micro_batch, config.max_length, padding)
     held_out_batches = [batch for _, batch in fixed.batches(range(len(held_out.units)))]
@@ -105,7 +111,7 @@ def sft(config: SftConfig, run: Run) -> Manifest:
     """Conversations to an adapter and a checkpoint."""
     encoder = check(config)
     for path in (config.conversations, config.heldout):
-        found = conversations(path, encoder, config.max_length, config.too_long)
+        found = conversations(path, encoder, config.max_length, config.too_long, config.fields)
         skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
         run.log.info(
             "%s: %s conversations, %s of them cut%s",

@@ -183,7 +183,7 @@ def test_pairs_that_ask_nothing_are_counted(world, tmp_path):
         ({"tasks": [{"type": "multiple_choice", "items": "empty.parquet"}]}, "holds no rows"),
         ({"tasks": [{"type": "multiple_choice", "items": "pairs.jsonl"}]}, "has no column question"),
         ({"tasks": [{"type": "multiple_choice", "items": "wrong.jsonl"}]}, "answer 4 is none of its choices"),
-        ({"tasks": [{"type": "multiple_choice", "items": "broken.jsonl"}]}, "line 2 is no JSON"),
+        ({"tasks": [{"type": "multiple_choice", "items": "broken.jsonl"}]}, "line 2: not readable as JSON"),
         ({"tasks": [{"type": "bits_per_byte", "tokens": "one"}]}, "not a token artifact"),
         ({"tasks": [{"type": "bits_per_byte", "tokens": "unsplit"}]}, "validation split is empty"),
         ({"tasks": [{"type": "exact_match", "conversations": "conversations.parquet", "tasks": ["x"]}]}, "task 'x'"),

@@ -81,8 +81,8 @@ def test_malformed_messages_are_refused_with_their_row(encoder, tmp_path, messag
         conversations(path, encoder, 60, "skip")
 
 
-def test_a_prompt_as_plain_text_is_refused(encoder, tmp_path):
-    path = table(tmp_path / "t.parquet", prompt=["which?"], chosen=["red"], rejected=["blue"])
+def test_a_prompt_that_is_no_text_and_no_messages_is_refused(encoder, tmp_path):
+    path = table(tmp_path / "t.parquet", prompt=[7], chosen=["red"], rejected=["blue"])
     with pytest.raises(UserError, match="row 0: prompt must be a list of messages"):
         preference_pairs(path, encoder, 60)
 
@@ -91,7 +91,7 @@ def test_tables_that_hold_nothing_usable_are_refused(encoder, tmp_path):
     empty = table(tmp_path / "empty.parquet", messages=pa.array([], pa.string()))
     with pytest.raises(UserError, match="holds no rows"):
         conversations(empty, encoder, 60, "skip")
-    with pytest.raises(UserError, match="has no column messages; it holds text"):
+    with pytest.raises(UserError, match=r"its columns \(text\) are none of: messages; conversations"):
         conversations(table(tmp_path / "other.parquet", text=["a"]), encoder, 60, "skip")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 this is none")
     with pytest.raises(UserError, match="not readable as Parquet"):
