@@ -45,7 +45,9 @@ class Manifest(BaseModel):
 
     def digest(self) -> str:
         """Digest of the outputs alone: rerunning a stage to the same files leaves what depends on it up to date."""
-        return storage.digest_bytes(f"{output.path}\0{output.digest}\n".encode() for output in self.outputs)
+        return storage.digest_bytes(
+            f"{output.path}\0{output.digest}\n".encode(errors="surrogatepass") for output in self.outputs
+        )
 
 
 def read(directory: str | Path) -> Manifest | None:
@@ -80,7 +82,7 @@ def digest_input(path: str) -> list[FileDigest]:
         manifest = read(artifact)
         assert manifest is not None
         return [FileDigest(path=path, digest=manifest.digest())]
-    return [FileDigest(path=name, digest=storage.digest_file(name)) for name in storage.list_files(path)]
+    return [FileDigest(path=name, digest=storage.fingerprint(name)) for name in storage.list_files(path)]
 
 
 def _enclosing_artifact(path: str) -> str | None:

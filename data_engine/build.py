@@ -177,4 +177,4 @@ def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
         )
 
 
-STAGE = Stage(name="data.build", version=1, config=BuildConfig, run=build)
+STAGE = Stage(name="data.build", version=2, config=BuildConfig, run=build)

@@ -1,4 +1,4 @@
-"""HTML to main text with trafilatura, each page in bounded time: a parser that hangs or crashes costs one page."""
+"""HTML, EPUB and PDF to text, each document in bounded time: a parser that hangs or crashes costs one document."""
 
 import json
 import os
@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.config import Config
-from data_engine.extract_worker import FAILED, HEADER
+from data_engine.extract_worker import ANSWER, FAILED, MEDIA, REQUEST
+from data_engine.records import Media
 
 _START_SECONDS = 60.0
 _CHUNK = 1 << 16
@@ -21,31 +22,58 @@ _CHUNK = 1 << 16
 class ExtractionConfig(Config):
     """How main text is found."""
 
+    engine: Literal["trafilatura", "resiliparse"] = Field(
+        "trafilatura", description="for HTML; docs/data_engine.md compares their quality and speed"
+    )
     focus: Literal["balanced", "precision", "recall"] = Field(
         "balanced", description="trafilatura's choice between less noise and more text; FineWeb takes precision"
     )
     tables: bool = Field(True, description="keep the text of tables")
     comments: bool = Field(False, description="keep readers' comments")
-    fast: bool = Field(False, description="no second opinion from other extractors; about a third less time")
+    fast: bool = Field(
+        False, description="trafilatura: no second opinion from other extractors; about a third less time"
+    )
     timeout_seconds: float = Field(20.0, gt=0, description="time limit of one page; beyond it, quarantine")
+    book_timeout_seconds: float = Field(120.0, gt=0, description="time limit of one EPUB or PDF")
     memory_mib: int = Field(4096, ge=512, description="address space of the parsing process")
+
+    @model_validator(mode="after")
+    def _only_what_the_engine_has(self) -> Self:
+        if self.engine == "resiliparse" and (self.focus != "balanced" or self.fast):
+            raise ValueError("focus and fast are settings of trafilatura; remove them or set engine: trafilatura")
+        return self
 
     def options(self) -> dict[str, object]:
         """Arguments for the child process."""
-        return {
-            "favor_precision": self.focus == "precision",
-            "favor_recall": self.focus == "recall",
-            "include_tables": self.tables,
-            "include_comments": self.comments,
-            "fast": self.fast,
-            # a cache of paragraphs that this process saw before: the result would depend on which pages came earlier
-            "deduplicate": False,
-            "memory_mib": self.memory_mib,
-        }
+        if self.engine == "resiliparse":
+            html: dict[str, object] = {
+                "main_content": True,
+                "alt_texts": False,
+                "comments": self.comments,
+                "skip_elements": [] if self.tables else ["table"],
+            }
+        else:
+            html = {
+                "favor_precision": self.focus == "precision",
+                "favor_recall": self.focus == "recall",
+                "include_tables": self.tables,
+                "include_comments": self.comments,
+                "fast": self.fast,
+                # a cache of paragraphs that this process saw before: a result would depend on which pages came earlier
+                "deduplicate": False,
+            }
+        return {"engine": self.engine, "html": html, "memory_mib": self.memory_mib}
+
+
+class Extracted(NamedTuple):
+    """The text of a document, empty when it has none, and the licence that it states, empty when it states none."""
+
+    text: str
+    licence: str
 
 
 class ExtractionError(Exception):
-    """The page gave no text: it took too long, or the parser failed."""
+    """The document gave no text: it took too long, or the parser failed."""
 
 
 class Extractor:
@@ -74,31 +102,31 @@ class Extractor:
                     pipe.close()
             self._process = None
 
-    def extract(self, payload: bytes, charset: str | None = None) -> str:
-        """The main text of a page, empty when it has none. Raises ExtractionError."""
+    def extract(self, payload: bytes, charset: str | None = None, media: Media = "html") -> Extracted:
+        """Parse one document. Raises ExtractionError."""
         declared = (charset or "").encode("ascii", "ignore")[:255]
-        request = HEADER.pack(len(declared), len(payload)) + declared + payload
+        request = REQUEST.pack(MEDIA.index(media), len(declared), len(payload)) + declared + payload
+        seconds = self.config.timeout_seconds if media == "html" else self.config.book_timeout_seconds
         try:
-            kind, content = self._ask(request)
+            kind, content, licence = self._ask(request, seconds)
         except OSError:
-            # someone may have killed the process, for lack of memory or by hand: a second death is the page's fault
+            # someone may have killed the process, for lack of memory or by hand: a second death is the document's fault
             try:
-                kind, content = self._ask(request)
+                kind, content, licence = self._ask(request, seconds)
             except OSError as error:
                 raise ExtractionError(f"the parser died twice ({error})") from None
         if kind == FAILED:
-            raise ExtractionError(content.decode("utf-8", "replace"))
-        return content.decode("utf-8")
+            raise ExtractionError(content)
+        return Extracted(content, licence)
 
-    def _ask(self, request: bytes) -> tuple[int, bytes]:
+    def _ask(self, request: bytes, seconds: float) -> tuple[int, str, str]:
         process = self._process or self._start()
-        # the first page waits for the imports of a new process too
-        limit = self.config.timeout_seconds + (_START_SECONDS if self._fresh else 0.0)
+        # the first document waits for the imports of a new process too
         try:
-            answer = _exchange(process, request, limit)
+            answer = _exchange(process, request, seconds + (_START_SECONDS if self._fresh else 0.0))
         except TimeoutError:
             self.close()
-            raise ExtractionError(f"the parser took longer than {self.config.timeout_seconds:g} s") from None
+            raise ExtractionError(f"the parser took longer than {seconds:g} s") from None
         except OSError:
             code = process.wait()
             self.close()
@@ -119,7 +147,7 @@ class Extractor:
         return self._process
 
 
-def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> tuple[int, bytes]:
+def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> tuple[int, str, str]:
     """Send a request and read the answer. Raises TimeoutError, or OSError when the process is gone."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -128,7 +156,7 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) 
     clock = _Clock(process.pid, seconds)
     unsent = memoryview(request)
     answer = bytearray()
-    wanted = HEADER.size
+    wanted = ANSWER.size
     while len(answer) < wanted:
         readable, writable, _ = select.select([out], [into] if unsent else [], [], clock.left())
         if writable:
@@ -138,9 +166,11 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) 
             if not part:
                 raise BrokenPipeError
             answer += part
-        if len(answer) >= HEADER.size:
-            wanted = HEADER.size + HEADER.unpack_from(answer)[1]
-    return HEADER.unpack_from(answer)[0], bytes(answer[HEADER.size : wanted])
+        if len(answer) >= ANSWER.size:
+            wanted = ANSWER.size + sum(ANSWER.unpack_from(answer)[1:])
+    kind, length, _ = ANSWER.unpack_from(answer)
+    end = ANSWER.size + length
+    return kind, answer[ANSWER.size : end].decode(), answer[end:wanted].decode()
 
 
 class _Clock:

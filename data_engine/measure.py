@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         ("language", pa.string()),
         ("language_score", pa.float64()),
         ("signals", signals.TYPE),
+        ("licence", pa.string()),
     ]
 )
 
@@ -117,9 +119,9 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
         while batch := list(islice(found, BATCH)):
             clock = measured_part("read_extract", clock)
             texts = pa.array([text for _, text in batch], pa.large_string())
-            labels, scores, measured = [UNKNOWN] * len(batch), np.full(len(batch), np.nan), None
+            labels, scores = _languages(batch, model if config.rules else None)
+            measured = None
             if config.rules:
-                labels, scores = identify([text for _, text in batch], model)
                 clock = measured_part("language", clock)
                 measured = signals.measure(texts, labels, config.policies)
                 clock = measured_part("signals", clock)
@@ -138,6 +140,7 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
                 "language": labels,
                 "language_score": pa.array(scores, from_pandas=True),
                 "signals": signals.to_arrow(measured) if measured is not None else [None] * len(batch),
+                "licence": [record.licence or None for record, _ in batch],
             }
             writer.write(pa.table(columns, SCHEMA))
             documents += len(batch)
@@ -163,10 +166,22 @@ def _extracted(
         if isinstance(record, Damage):
             quarantined.append(record)
             continue
-        if not record.html:
+        if record.media == "text":
             yield record, tidy(decode(record.payload, record.charset)).strip()
             continue
         try:
-            yield record, extractor.extract(record.payload, record.charset).strip()
+            text, licence = extractor.extract(record.payload, record.charset, record.media)
+            yield replace(record, licence=record.licence or licence), text.strip()
         except ExtractionError as error:
             quarantined.append(Damage(record.file, record.offset, str(error), record.url))
+
+
+def _languages(batch: list[tuple[Record, str]], model: str | None) -> tuple[list[str], np.ndarray]:
+    """Labels and scores of a batch, undetermined without a model. What a source says (of source code) is certain."""
+    labels, scores = [UNKNOWN] * len(batch), np.full(len(batch), np.nan)
+    if model is not None:
+        labels, scores = identify([text for _, text in batch], model)
+    for place, (record, _) in enumerate(batch):
+        if record.language:
+            labels[place], scores[place] = record.language, 1.0
+    return labels, scores

@@ -8,17 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import storage
-from data_engine.records import Damage, Record, Skips, iso_date
+from data_engine.records import Damage, Record, Skips, iso_date, one_line
 
 _READ = 1 << 20
-_ROWS = 1024
+ROWS = 1024
 
 
 class Columns:
-    """Where a row has its text, url and date. Missing url and date are empty, a missing text is damage."""
+    """Where a row has its text, url, date and licence. A missing text is damage, the others are then empty."""
 
-    def __init__(self, text: str, url: str, date: str) -> None:
-        self.text, self.url, self.date = text, url, date
+    def __init__(self, text: str, url: str, date: str, licence: str) -> None:
+        self.text, self.url, self.date, self.licence = text, url, date, licence
+
+    def among(self, names: list[str]) -> list[str]:
+        """Those of the columns that are there."""
+        return [name for name in (self.text, self.url, self.date, self.licence) if name in names]
 
     def record(self, row: dict[str, Any], file: str, offset: int, max_bytes: int) -> Record | Damage:
         """A row as a record."""
@@ -29,8 +33,10 @@ class Columns:
         payload = text.encode("utf-8", "replace")
         if len(payload) > max_bytes:
             return Damage(file, offset, f"the text is longer than max_document_bytes ({max_bytes:,})", url)
-        date = row.get(self.date)
-        return Record(file, offset, url, iso_date(str(date)) if date else "", payload, html=False, charset="utf-8")
+        date = iso_date(str(row.get(self.date) or ""))
+        licence = row.get(self.licence)  # a list where a row has several, as in The Stack
+        licence = " AND ".join(map(str, licence)) if isinstance(licence, list) else str(licence or "")
+        return Record(file, offset, url, date, payload, "text", charset="utf-8", licence=licence)
 
 
 def parquet_row_groups(path: str) -> list[int]:
@@ -45,7 +51,7 @@ def read_parquet(path: str, start: int, end: int, columns: Columns, max_bytes: i
     with storage.open_read(path) as file:
         try:
             parquet = pq.ParquetFile(file)
-            wanted = [c for c in (columns.text, columns.url, columns.date) if c in parquet.schema_arrow.names]
+            wanted = columns.among(parquet.schema_arrow.names)
             row = sum(parquet.metadata.row_group(group).num_rows for group in range(start))
             for group in range(start, min(end, parquet.num_row_groups)):
                 first = row
@@ -54,14 +60,14 @@ def read_parquet(path: str, start: int, end: int, columns: Columns, max_bytes: i
                     # decoded whole before any row goes out: a damaged row group yields no half
                     table = parquet.read_row_group(group, columns=wanted)
                 except (pa.ArrowException, OSError) as error:
-                    yield Damage(path, first, f"row group {group} does not decode: {_line(error)}")
+                    yield Damage(path, first, f"row group {group} does not decode: {one_line(error)}")
                     continue
-                for batch in table.to_batches(_ROWS):
+                for batch in table.to_batches(ROWS):
                     for values in batch.to_pylist():
                         yield columns.record(values, path, first, max_bytes)
                         first += 1
         except (pa.ArrowException, OSError) as error:
-            yield Damage(path, 0, f"not readable as Parquet: {_line(error)}")
+            yield Damage(path, 0, f"not readable as Parquet: {one_line(error)}")
 
 
 def read_jsonl(
@@ -78,7 +84,7 @@ def read_jsonl(
             try:
                 line = file.readline()
             except (OSError, EOFError, pa.ArrowException) as error:
-                yield Damage(path, position, f"the file does not decompress: {_line(error)}")
+                yield Damage(path, position, f"the file does not decompress: {one_line(error)}")
                 return
             if not line:
                 return
@@ -93,9 +99,9 @@ def _json_record(line: bytes, path: str, offset: int, columns: Columns, max_byte
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Damage(path, offset, f"the line is no UTF-8: {_line(error)}")
+        return Damage(path, offset, f"the line is no UTF-8: {one_line(error)}")
     except ValueError as error:
-        return Damage(path, offset, f"the line is no JSON: {_line(error)}")
+        return Damage(path, offset, f"the line is no JSON: {one_line(error)}")
     if not isinstance(row, dict):
         return Damage(path, offset, f"the line holds a {type(row).__name__}, not an object")
     return columns.record(row, path, offset, max_bytes)
@@ -109,7 +115,3 @@ def _decompressed(raw: IO[bytes], path: str) -> Any:
 
             return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec), _READ)
     return raw
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

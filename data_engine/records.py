@@ -4,22 +4,31 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 ID_BYTES = 16
+
+Media = Literal["text", "html", "pdf", "epub"]
+"""What a payload holds. All but text goes through a parser in a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One document as stored. `payload` holds HTML when `html` is set, else UTF-8 text; `charset` is what the
-    transport declared, for HTML and text alike."""
+    """One document as stored.
+
+    charset: what the transport declared, for HTML and text. language: set where the source knows it (source code), so
+    that it is not identified. licence: an SPDX expression, or what the source says in its own words.
+    """
 
     file: str
     offset: int
     url: str
     date: str
     payload: bytes
-    html: bool
+    media: Media
     charset: str | None = None
+    language: str = ""
+    licence: str = ""
 
     def id(self, source: str) -> bytes:
         """16 bytes: BLAKE2b of source name, url, date and raw payload, each with its length before it."""
@@ -53,9 +62,14 @@ class Skips:
 
     counts: dict[str, int] = field(default_factory=dict)
 
-    def add(self, kind: str) -> None:
-        """Count one."""
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+    def add(self, kind: str, count: int = 1) -> None:
+        """Count one, or several."""
+        self.counts[kind] = self.counts.get(kind, 0) + count
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, on one line and not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def iso_date(text: str | None) -> str:

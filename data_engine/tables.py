@@ -9,6 +9,8 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_FEW_VALUES = frozenset({"source", "language", "licence", "reason", "kind"})
+
 
 class TableWriter:
     """A context manager: tables go in, one row group each; the file appears when the block ends without an error.
@@ -26,7 +28,9 @@ class TableWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex}.tmp")
         self._file = self._temporary.open("wb")
-        dictionary = [field.name for field in self.schema if field.name in ("source", "language", "reason", "kind")]
+        dictionary = [
+            field.name for field in self.schema if field.name in ("source", "language", "licence", "reason", "kind")
+        ]
         self._writer = pq.ParquetWriter(
             self._file,
             self.schema,

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from core import config
+from core.errors import UserError
 from data_engine.extract import ExtractionConfig, ExtractionError, Extractor
-from tests.data_engine import corpora
+from tests.data_engine import books, corpora
 
 BODY = (
     "The harbour wakes before the town does, and the gulls wait on the roofs for what falls from the crates of ice. "
@@ -22,7 +24,7 @@ SLOW = b"<html><body>" + b"<p>word <b>word</b> <a href='x'>y</a></p>" * 100_000
 
 def test_main_text_without_navigation_and_footer():
     with Extractor(ExtractionConfig()) as extractor:
-        text = extractor.extract(PAGE)
+        text = extractor.extract(PAGE).text
     assert text.startswith("Harbour\nThe harbour wakes")
     assert "Home" not in text
     assert "All rights" not in text
@@ -64,7 +66,7 @@ def test_a_parser_that_dies_of_every_try_gives_the_page_up(monkeypatch):
 def test_odd_pages_are_text_or_an_error_never_more(payload):
     with Extractor(ExtractionConfig()) as extractor:
         with contextlib.suppress(ExtractionError):
-            assert isinstance(extractor.extract(payload), str)
+            assert isinstance(extractor.extract(payload).text, str)
         assert extractor.extract(PAGE)
 
 
@@ -88,3 +90,65 @@ def test_the_parser_dies_with_its_parent(tmp_path):
         time.sleep(0.05)
     else:
         assert not os.path.exists(f"/proc/{child}")
+
+
+# --- engines, books and papers ---
+
+
+@pytest.mark.parametrize("engine", ["trafilatura", "resiliparse"])
+def test_both_engines_find_the_article_and_keep_what_is_asked_for(engine):
+    page = corpora.page(BODY).replace("</article>", "<table><tr><td>a cell</td></tr></table></article>").encode()
+    with Extractor(ExtractionConfig(engine=engine)) as extractor:
+        text = extractor.extract(page).text
+    assert "The harbour wakes" in text
+    assert "a cell" in text
+    assert "All rights" not in text
+    with Extractor(ExtractionConfig(engine=engine, tables=False)) as extractor:
+        assert "a cell" not in extractor.extract(page).text
+
+
+def test_settings_that_an_engine_does_not_have_are_refused():
+    with pytest.raises(UserError, match=r"extraction: .*focus and fast are settings of trafilatura"):
+        config.parse(ExtractionConfig, {"engine": "resiliparse", "focus": "precision"}, "extraction")
+
+
+def test_a_page_that_states_its_licence():
+    page = PAGE.replace(b"All rights", b'<a rel="license" href="https://creativecommons.org/licenses/by/4.0/">x</a>')
+    with Extractor(ExtractionConfig()) as extractor:
+        assert extractor.extract(page).licence == "CC-BY-4.0"
+        assert extractor.extract(PAGE).licence == ""
+
+
+def test_books_and_papers_are_read_by_the_same_process():
+    chapter = (books.xhtml(f"<p>{BODY}</p>"), "")
+    with Extractor(ExtractionConfig()) as extractor:
+        text, licence = extractor.extract(books.epub({"a.xhtml": chapter}, rights="Free."), media="epub")
+        assert (text.strip(), licence) == (BODY.strip(), "Free.")
+        assert extractor.extract(books.pdf([["A paper."]]), media="pdf").text == "A paper."
+        with pytest.raises(ExtractionError, match="not readable as PDF"):
+            extractor.extract(b"%PDF-1.4", media="pdf")
+        with pytest.raises(ExtractionError, match="not readable as EPUB"):
+            extractor.extract(b"PK\x03\x04", media="epub")
+        assert extractor.extract(PAGE).text
+
+
+def test_a_paper_that_keeps_the_parser_busy_costs_itself():
+    # 20,000 pages that are one and the same object: a file of a few kilobytes, work for minutes
+    slow = books.pdf([["word " * 200] * 50])
+    kids = b" ".join([b"4 0 R"] * 20_000)
+    slow = slow.replace(b"/Kids [4 0 R] /Count 1", b"/Kids [" + kids + b"] /Count 20000")
+    with Extractor(ExtractionConfig(book_timeout_seconds=1.5)) as extractor:
+        assert extractor.extract(PAGE).text
+        began = time.monotonic()
+        with pytest.raises(ExtractionError, match=r"longer than 1.5 s"):
+            extractor.extract(slow, media="pdf")
+        assert time.monotonic() - began < 20
+        assert extractor.extract(books.pdf([["A paper."]]), media="pdf").text == "A paper."
+
+
+def test_a_book_that_needs_too_much_memory_costs_itself():
+    bomb = books.epub({f"{n}.xhtml": (books.xhtml("<p>" + "a" * 30_000_000 + "</p>"), "") for n in range(5)})
+    with Extractor(ExtractionConfig(memory_mib=600)) as extractor:
+        with pytest.raises(ExtractionError, match=r"out of memory|died twice"):
+            extractor.extract(bomb, media="epub")
+        assert extractor.extract(PAGE).text

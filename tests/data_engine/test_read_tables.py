@@ -14,7 +14,7 @@ from data_engine.records import Damage, Record, Skips
 from data_engine.sources import Source, list_shards
 from tests.data_engine import corpora
 
-COLUMNS = read_tables.Columns("text", "url", "date")
+COLUMNS = read_tables.Columns("text", "url", "date", "license")
 
 
 def jsonl(path, start=0, end=1 << 62):
@@ -103,12 +103,12 @@ def test_shard_names_depend_on_content_and_not_on_the_path(tmp_path):
 
 
 def test_files_of_no_known_format_are_named(tmp_path):
-    (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"a.txt: no format goes by this name; set format of source s"):
-        shards_of([tmp_path / "a.txt"])
+    (tmp_path / "a.bin").write_text("x")
+    with pytest.raises(UserError, match=r"a.bin: no format goes by this name; set format of source s"):
+        shards_of([tmp_path / "a.bin"])
     with pytest.raises(UserError, match=r"source s holds no .warc.gz"):
         shards_of([tmp_path])
-    _, shards = shards_of([tmp_path / "a.txt"], source={"format": "jsonl"})
+    _, shards = shards_of([tmp_path / "a.bin"], source={"format": "jsonl"})
     assert len(shards) == 1
 
 

@@ -104,4 +104,4 @@ def test_real_crawls_give_the_documents_their_readme_counts(real_data):
         assert (len(found), sum(isinstance(r, Record) for r in found)) == (documents, documents), name
     plain = read(real_data / "crawl" / "whirlwind.warc.wet", compressed=False)
     assert len(plain) == 1
-    assert not plain[0].html
+    assert plain[0].media == "text"
