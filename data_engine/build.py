@@ -13,9 +13,18 @@ from core.errors import RaymillError, UserError
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
-from data_engine import answer_key, build_report, dedup_index, language, near_duplicates
+from data_engine import (
+    answer_key,
+    build_report,
+    contamination_report,
+    decontaminate,
+    dedup_index,
+    language,
+    near_duplicates,
+)
 from data_engine.balance import Balance, collect
 from data_engine.decide import decide_shard
+from data_engine.decontaminate import DecontaminationConfig
 from data_engine.dedup_index import Earlier, open_earlier
 from data_engine.extract import ExtractionConfig
 from data_engine.holdings import Holding, Holdings
@@ -38,6 +47,9 @@ class BuildConfig(StageConfig):
     policies: Policies = Field(default_factory=Policies, description="quality rules with their thresholds")
     rules: bool = Field(True, description="tell languages and apply the quality rules; false only removes copies")
     dedup: DedupConfig = Field(default_factory=DedupConfig, description="removal of copies")
+    decontaminate: DecontaminationConfig = Field(
+        default_factory=DecontaminationConfig, description="documents that hold benchmark items"
+    )
     pii: PiiConfig = Field(default_factory=PiiConfig, description="personal data that is replaced by placeholders")
     answer_key: InputPath | None = Field(
         None, description="YAML that says what must become of certain pages; a mismatch fails the stage"
@@ -73,6 +85,8 @@ def build(config: BuildConfig, run: Run) -> Manifest:
         language.load(language.model_path(config.language))
     shards = list_shards(config.sources, run.inputs, config.shard_bytes, config.rows_per_shard)
     folders = Folders(run.directory)
+    with run.timing("benchmarks"):
+        benchmarks = decontaminate.prepare(config.decontaminate, folders)
     if len(shards) > 1:
         runtime.connect()
 
@@ -93,12 +107,14 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     answered = key.check(run.directory) if key is not None else None
     with run.timing("report"):
         report = build_report.render(config, balance, counts, run.directory, answered, worked, run.timings)
+        contaminated = contamination_report.add(report, benchmarks, run.directory)
     for left in run.directory.rglob(".*.tmp"):
         left.unlink(missing_ok=True)
     manifest = run.commit(
         counts=balance.counts(),
         metrics=balance.metrics()
-        | {"dedup": counts, "headline": _headline(balance, key, answered)}
+        | {"dedup": counts, "headline": _headline(balance, key, answered, contaminated)}
+        | ({"contamination": contaminated} if contaminated else {})
         | ({"answer_key": answered} if answered is not None else {}),
         report=report,
     )
@@ -106,7 +122,12 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     return manifest
 
 
-def _headline(balance: Balance, key: answer_key.AnswerKey | None, answered: str | None) -> list[str]:
+def _headline(
+    balance: Balance,
+    key: answer_key.AnswerKey | None,
+    answered: str | None,
+    contaminated: dict[str, dict[str, int]],
+) -> list[str]:
     """What became of the documents, in numbers."""
     copies = {kind: balance.rejected[f"dedup:{kind}"] for kind in ("exact", "near")}
     by_rules = balance.rejected.total() - sum(copies.values())
@@ -118,9 +139,14 @@ def _headline(balance: Balance, key: answer_key.AnswerKey | None, answered: str 
     if key is not None and answered is not None:
         read, kept = balance.read - len(key.pages), balance.kept - key.kept
         lines.append(f"answer key: {answered} pages as expected; of the {read:,} others {kept / max(read, 1):.0%} kept")
+    for name, found in contaminated.items():
+        if found["documents"]:
+            lines.append(
+                f"benchmark {name}: {found['documents']:,} documents hold {found['items_found']:,} of its items"
+            )
     if balance.pii:
-        found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(balance.pii.items()))
-        lines.append(f"personal data replaced: {found}")
+        replaced = ", ".join(f"{count:,} {kind}" for kind, count in sorted(balance.pii.items()))
+        lines.append(f"personal data replaced: {replaced}")
     return lines
 
 
@@ -139,7 +165,9 @@ def _measure_and_decide(config: BuildConfig, folders: Folders, task: Task) -> di
 
 def _write(config: BuildConfig, removals: list[Path], earlier: Earlier, folders: Folders, task: Task) -> dict[str, Any]:
     shard, number = task["shard"], task["number"]
-    return write_shard(shard, number, removals, earlier, config.dedup.threshold, config.pii, folders)
+    return write_shard(
+        shard, number, removals, earlier, config.dedup.threshold, config.decontaminate, config.pii, folders
+    )
 
 
 def _is_decided(shard: Shard, folders: Folders) -> bool:

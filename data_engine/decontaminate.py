@@ -5,9 +5,8 @@ difference; a character of a script without spaces is a word. Accents count.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,9 +17,13 @@ from pydantic import Field, model_validator
 from core.config import Config
 from data_engine import ngram_index
 from data_engine.benchmark_items import Benchmark, read_items
+from data_engine.measure import Folders
 from data_engine.ngram_index import ANSWER, JOINT, QUESTION, NgramIndex
+from data_engine.tables import write_table
 
 Part = Literal["question", "answer", "joint"]
+
+_STEP = "benchmarks"
 
 SCHEMA = pa.schema(
     [
@@ -81,14 +84,16 @@ class DecontaminationConfig(Config):
         return self
 
 
-def prepare(config: DecontaminationConfig, path_of: Callable[[str], Path]) -> dict[str, dict[str, int]]:
+def prepare(config: DecontaminationConfig, folders: Folders) -> dict[str, dict[str, int]]:
     """Read the benchmarks and save their index. Returns by benchmark how many items it has and how many are searched.
 
     Raises UserError when a file is not as its benchmark says.
     """
+    if not config.benchmarks:
+        return {}
     items = [read_items(benchmark) for benchmark in config.benchmarks]
     index = ngram_index.build(items, config.ngram, config.parts, config.least_question)
-    index.save(path_of)
+    index.save(partial(folders.scratch, _STEP))
     counts = {}
     for number, benchmark in enumerate(config.benchmarks):
         own = index.item_benchmark == number
@@ -97,13 +102,9 @@ def prepare(config: DecontaminationConfig, path_of: Callable[[str], Path]) -> di
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path) -> NgramIndex:
-    return NgramIndex.load(lambda name: folder / f"{name}.npy")
-
-
-def load(path_of: Callable[[str], Path]) -> NgramIndex:
-    """The saved index, mapped once in a process."""
-    return _loaded(path_of("slots").parent)
+def _load(directory: Path) -> NgramIndex:
+    """The index of a run, mapped once in a process."""
+    return NgramIndex.load(partial(Folders(directory).scratch, _STEP))
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,15 @@ class Contamination:
     benchmark: np.ndarray
     overlap: np.ndarray
     rows: list[dict[str, Any]]
+
+
+def judge_shard(documents: pa.Table, config: DecontaminationConfig, name: str, folders: Folders) -> "Contamination":
+    """Judge what would stay of a shard, and write its `contamination/`. documents: n rows with id, url and text."""
+    found = judge(documents["text"].combine_chunks(), _load(folders.directory), config)
+    ids, urls = documents["id"].to_pylist(), documents["url"].to_pylist()
+    rows = [{"id": ids[row["document"]], "url": urls[row["document"]], **row} for row in found.rows]
+    write_table(folders.contamination(name), pa.Table.from_pylist(rows, SCHEMA))
+    return found
 
 
 def judge(texts: pa.Array, index: NgramIndex, config: DecontaminationConfig) -> Contamination:

@@ -93,6 +93,10 @@ class Folders:
         """Part of the index that later builds deduplicate against."""
         return self.directory / "index" / f"{name}.parquet"
 
+    def contamination(self, shard: str) -> Path:
+        """Benchmark items that documents hold."""
+        return self.directory / "contamination" / f"{shard}.parquet"
+
     def scratch(self, step: str, name: str, ending: str = "npy") -> Path:
         """A file of a step between the first map and the last."""
         return self.work / step / f"{name}.{ending}"

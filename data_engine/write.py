@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_engine import measure, rows
+from data_engine import decontaminate, measure, rows
+from data_engine.decontaminate import DecontaminationConfig
 from data_engine.dedup_index import Earlier
 from data_engine.measure import Folders
 from data_engine.pii import PiiConfig, scrub
@@ -48,10 +49,11 @@ def write_shard(
     removals: Sequence[Path],
     earlier: Earlier,
     threshold: float,
+    decontamination: DecontaminationConfig,
     pii: PiiConfig,
     folders: Folders,
 ) -> dict[str, Any]:
-    """Write `duplicates/`, `rejects/` and `documents/` of a shard, the last one last."""
+    """Write what became of a shard's documents, `documents/` last."""
     measured = pq.read_table(folders.measured(shard.name))
     decided = pq.read_table(folders.scratch("decided", shard.name, "parquet"))
     removed = rows.read_refs(removals, number) if removals else np.zeros(0, rows.REMOVAL)
@@ -69,6 +71,13 @@ def write_shard(
         reasons[place] = NEAR if removal["near"] else EXACT
         values[place] = removal["jaccard"]
         thresholds[place] = threshold if removal["near"] else 1.0
+    if decontamination.benchmarks:
+        left = [place for place, reason in enumerate(reasons) if reason is None]
+        held = decontaminate.judge_shard(measured.take(left), decontamination, shard.name, folders)
+        for place, benchmark, overlap in zip(left, held.benchmark, held.overlap, strict=True):
+            if benchmark >= 0:
+                reasons[place] = f"decontaminate:{decontamination.benchmarks[benchmark].name}"
+                values[place], thresholds[place] = overlap, decontamination.min_overlap
     stays = np.array([reason is None for reason in reasons], bool)
     gone = ~stays
     with TableWriter(folders.rejects(shard.name), REJECTS) as writer:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+import tempfile
 import time
 
 import pyarrow as pa
@@ -15,7 +16,10 @@ from core.errors import UserError
 from data_engine import decontaminate
 from data_engine.benchmark_items import Benchmark, read_items
 from data_engine.decontaminate import DecontaminationConfig
+from data_engine.measure import Folders
+from data_engine.ngram_index import NgramIndex
 from tests.data_engine import corpora
+from tests.data_engine.test_build import build
 from tests.data_engine.test_kernels_words import reference_tokens
 
 GSM8K = {"name": "gsm8k", "question": ["question"], "answers": ["answer"]}
@@ -32,9 +36,9 @@ def write_items(path, items):
 
 def judged(tmp_path, texts, benchmarks, **settings):
     parsed = config.parse(DecontaminationConfig, {"benchmarks": benchmarks, **settings}, "test")
-    folder = tmp_path / f"index{random.random()}"
-    counts = decontaminate.prepare(parsed, lambda name: folder / f"{name}.npy")
-    index = decontaminate.load(lambda name: folder / f"{name}.npy")
+    folders = Folders(tempfile.mkdtemp(dir=tmp_path))
+    counts = decontaminate.prepare(parsed, folders)
+    index = NgramIndex.load(lambda name: folders.scratch("benchmarks", name))
     return decontaminate.judge(pa.array(texts, pa.large_string()), index, parsed), counts
 
 
@@ -266,3 +270,49 @@ def test_unspaced_scripts_and_right_to_left_text_are_found(tmp_path):
     benchmark = write_items(tmp_path / "b.jsonl", [(chinese, "八"), (arabic, "ثمانية")])
     texts = [f"练习：{chinese}？", f"تمرين: {arabic}؟", "小明有五个梨"]
     assert hit(judged(tmp_path, texts, [benchmark])[0]) == [0, 1]
+
+
+# --- in a build ---------------------------------------------------------------------------------------------------
+
+
+def test_a_build_rejects_what_holds_an_item_and_says_where(tmp_path):
+    rng = random.Random(3)
+    texts = [corpora.document(rng) for _ in range(12)]
+    texts[4] += f"\nQ: {QUESTION}?"
+    texts[7] = f"{ANSWER.title()}. " + texts[7]
+    texts[8] = texts[4]  # a copy: the copy goes as one, what stays of the two is contaminated
+    corpora.write_jsonl(tmp_path / "a.jsonl", corpora.rows_of(texts))
+    benchmark = write_items(tmp_path / "b.jsonl", [("unrelated words", ""), (QUESTION, ANSWER)])
+    manifest, run = build(tmp_path, [tmp_path / "a.jsonl"], decontaminate={"benchmarks": [benchmark]})
+    rejects = {row["url"][-1:]: row for row in corpora.read_all(run / "rejects")}
+    assert manifest.counts["rejected"] == {"decontaminate:gsm8k": 2, "dedup:exact": 1}
+    assert manifest.counts["kept"] == 9
+    assert rejects["7"]["reason"] == "decontaminate:gsm8k"
+    assert rejects["7"]["value"] == pytest.approx(14 / 29)
+    found = corpora.read_all(run / "contamination")
+    assert {(row["url"][-1:], row["item"], row["part"], row["answer"]) for row in found} == {
+        ("4" if "4" in rejects and rejects["4"]["reason"].startswith("decon") else "8", 1, "question", None),
+        ("7", 1, "answer", 0),
+    }
+    assert {row["id"] for row in found} == {row["id"] for row in rejects.values() if row["reason"].startswith("decon")}
+    assert manifest.metrics["contamination"] == {"gsm8k": {"items": 2, "searched": 1, "items_found": 1, "documents": 2}}
+    assert "benchmark gsm8k: 2 documents hold 1 of its items" in manifest.metrics["headline"]
+    assert "Benchmark items found" in (run / "report.html").read_text(encoding="utf-8")
+    assert any(entry.path == benchmark["path"] for entry in manifest.inputs), "a changed benchmark must be a new build"
+
+
+def test_a_benchmark_that_is_wrong_is_told_before_any_work(tmp_path):
+    corpora.write_jsonl(tmp_path / "a.jsonl", [{"text": "some words"}])
+    (tmp_path / "b.jsonl").write_text('{"prompt": "x"}\n')
+    benchmark = {**GSM8K, "path": str(tmp_path / "b.jsonl")}
+    with pytest.raises(UserError, match="no row has the field question that benchmark gsm8k names; there are: prompt"):
+        build(tmp_path, [tmp_path / "a.jsonl"], decontaminate={"benchmarks": [benchmark]})
+    assert not (tmp_path / "run" / "measured").exists()
+
+
+def test_without_benchmarks_nothing_is_searched_or_written(tmp_path):
+    corpora.write_jsonl(tmp_path / "a.jsonl", corpora.rows_of([QUESTION]))
+    manifest, run = build(tmp_path, [tmp_path / "a.jsonl"])
+    assert manifest.counts["kept"] == 1
+    assert not (run / "contamination").exists()
+    assert "contamination" not in manifest.metrics
