@@ -4,12 +4,16 @@ import fcntl
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from core import manifest, progress, storage
 from core.config import StageConfig
@@ -157,8 +161,6 @@ class Run:
         report: Report | None = None,
     ) -> Manifest:
         """Write the report, digest every output, write the manifest. After this the artifact exists."""
-        if report is not None:
-            storage.write_atomic(self.path("report.html"), report.render())
         self.timings["total"] = round(time.monotonic() - self._started, 3)
         committed = Manifest(
             stage=self.stage,
@@ -173,6 +175,9 @@ class Run:
             versions=manifest.versions(),
             seed=self.config.seed,
         )
+        if report is not None:
+            _say_how(report, committed)
+            storage.write_atomic(self.path("report.html"), report.render())
         storage.write_atomic(self.path(manifest.NAME), committed.model_dump_json(indent=2) + "\n")
         return committed
 
@@ -187,3 +192,26 @@ class Run:
                 continue
             outputs.append(FileDigest(path=str(relative), digest=storage.digest_file(str(path))))
         return outputs
+
+
+def _say_how(report: Report, made: Manifest) -> None:
+    """The last sections of every report: when and where it ran, and with which settings."""
+    facts = {
+        "stage": made.stage,
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": made.timings["total"],
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "seed": made.seed,
+    }
+    report.facts("How this was made", facts)
+    texts = {
+        "settings": made.config,
+        "seconds of each step": made.timings,
+        "packages": made.versions,
+        "inputs": {entry.path: entry.digest for entry in made.inputs},
+    }
+    report.samples(
+        "In full",
+        [(name, yaml.safe_dump(value, sort_keys=False, allow_unicode=True)) for name, value in texts.items() if value],
+        f"All of it, with a digest of every output, is in {manifest.NAME} beside this page.",
+    )

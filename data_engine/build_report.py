@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from core.report import ACCENT, Report, bar_chart, new_figure
+from core.report import ACCENT, Report, bar_chart, new_figure, plain_ticks, show
 from data_engine.balance import Balance
 
 if TYPE_CHECKING:
@@ -46,8 +47,16 @@ def render(
     report.facts(
         "Documents", facts, "Read is kept, rejected, duplicates and quarantined together; the stage checks it."
     )
-    report.figure("Funnel", bar_chart(_funnel(balance), "documents left after each step"))
-    report.table("Rejected, by rule", ["reason", "documents"], [[r, n] for r, n in balance.rejected.most_common()])
+    funnel = _funnel(balance)
+    report.figure(
+        "Funnel of documents", bar_chart(funnel, "documents left after each step", _with_losses(list(funnel.values())))
+    )
+    report.table(
+        "Rejected, by rule",
+        ["rule", "documents", "% of those read"],
+        [[reason, count, 100 * count / balance.read] for reason, count in balance.rejected.most_common()],
+        "A document leaves at the first rule that it breaks; rejects/ holds its id, the value and the threshold.",
+    )
 
     kept = ds.dataset(_files(directory / "documents")).to_table(columns=["id", "url", "language", "source"])
     languages = Counter(kept["language"].to_pylist())
@@ -55,7 +64,11 @@ def render(
         shown = dict(languages.most_common(_LANGUAGES))
         if len(languages) > _LANGUAGES:
             shown[f"{len(languages) - _LANGUAGES} others"] = languages.total() - sum(shown.values())
-        report.figure("Languages of what was kept", bar_chart(shown, "documents"))
+        report.figure(
+            "Languages of the documents kept",
+            bar_chart(shown, "documents, logarithmic axis", log=True),
+            "ISO 639 codes, as fastText identified them.",
+        )
     if len(config.sources) > 1:
         report.table(
             "Sources", ["source", "kept"], [[s, n] for s, n in Counter(kept["source"].to_pylist()).most_common()]
@@ -64,7 +77,10 @@ def render(
     if balance.pii:
         report.table("Personal data replaced", ["kind", "found"], [[k, n] for k, n in balance.pii.most_common()])
     report.table(
-        "Records without a document", ["kind", "records"], [[kind, n] for kind, n in balance.skipped.most_common()]
+        "Records without a document",
+        ["kind", "records"],
+        [[kind, n] for kind, n in balance.skipped.most_common()],
+        "Requests, metadata and the like: they are no documents and count nowhere above.",
     )
     _throughput(report, worked, timings)
     report.samples(
@@ -93,23 +109,37 @@ def _funnel(balance: Balance) -> dict[str, float]:
     return funnel
 
 
+def _with_losses(left: Sequence[float]) -> list[str]:
+    """The label of each bar of a funnel: what is left, and what this step took."""
+    return [show(left[0]), *(f"{show(after)}  (-{show(before - after)})" for before, after in pairwise(left))]
+
+
 def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
     duplicates = ds.dataset(_files(directory / "duplicates")).to_table()
     if not duplicates.num_rows:
         return
     facts = {name.replace("_", " "): dedup[name] for name in dedup}
     report.facts(
-        "Copies", facts, "Candidate pairs share a band of their signatures; verified ones reach the threshold."
+        "Copies",
+        facts,
+        "Exact and near: documents removed. Candidate pairs share a band of their MinHash signatures; verified ones "
+        "reach the threshold of Jaccard similarity; skipped ones were left out of buckets too full to compare all "
+        "with all. Components are groups joined by verified pairs.",
     )
     clusters = Counter(duplicates["cluster_id"].to_pylist())
     sizes = Counter(min(count + 1, _LARGEST) for count in clusters.values())
     figure = new_figure()
     axes = figure.subplots()
-    axes.bar(sorted(sizes), [sizes[size] for size in sorted(sizes)], color=ACCENT)
+    bars = axes.bar(sorted(sizes), [sizes[size] for size in sorted(sizes)], color=ACCENT)
+    axes.bar_label(bars, padding=2, fontsize=9)
     axes.set_xticks(sorted(sizes), [f"{size}" if size < _LARGEST else f"{size}+" for size in sorted(sizes)])
     axes.set_xlabel("documents in a cluster, the survivor among them")
-    axes.set_ylabel("clusters")
+    axes.set_ylabel("clusters, logarithmic axis")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.5)  # a bar of one is a bar
+    axes.margins(y=0.12)
+    axes.grid(axis="x", visible=False)
+    plain_ticks(axes.yaxis)
     report.figure("Duplicate clusters", figure)
     largest = clusters.most_common(_CLUSTERS)
     survivors = {
@@ -121,6 +151,7 @@ def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
         "Largest clusters",
         ["documents", "survivor"],
         [[count + 1, urls.get(survivors[cluster], survivors[cluster])] for cluster, count in largest],
+        "Documents that say the same, and the one of them that stays.",
     )
 
 

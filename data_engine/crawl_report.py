@@ -7,6 +7,11 @@ from data_engine.frontier import Frontier, State
 
 _FAILURES_SHOWN = 50
 _POINTS = 60
+_SHORTEST_SLICE = 0.25  # seconds
+_REASONS = (
+    "outside_scope: not under the allowed hosts and paths; max_depth: too many links from a seed; noindex: the page "
+    "asks not to be stored; http_404: the server's answer."
+)
 
 _STATUSES = "SELECT status, count(*) FROM urls WHERE status IS NOT NULL GROUP BY 1 ORDER BY 1"
 _MEDIA = "SELECT media_type, count(*) FROM urls WHERE state = 'fetched' GROUP BY 1 ORDER BY 2 DESC, 1"
@@ -56,7 +61,7 @@ def describe(frontier: Frontier, counts: dict[str, Any], seconds: float, earlier
             "URLs seen": counts["seen"],
             "megabytes of pages": payload / 1e6,
             "megabytes of WARC": stored / 1e6,
-            "seconds": seconds,
+            "seconds": round(seconds, 1),
             "pages per second": metrics["pages_per_second"],
         },
     )
@@ -67,11 +72,11 @@ def describe(frontier: Frontier, counts: dict[str, Any], seconds: float, earlier
         for name in ("filtered_by_reason", "failed_by_reason")
         for reason, count in counts[name].items()
     ]
-    report.table("Filtered and failed", ("state", "reason", "URLs"), reasons)
+    report.table("Filtered and failed", ("state", "reason", "URLs"), reasons, _REASONS)
     report.table("Status codes", ("status", "answers"), frontier.query(_STATUSES), "The last answer for each URL.")
     report.table("Media types", ("media type", "pages"), [(name or "none", n) for name, n in frontier.query(_MEDIA)])
     report.table("Hosts", ("host", "pages"), frontier.query(_HOSTS), "The 20 largest.")
-    report.table("Links from a seed", ("depth", "pages"), frontier.query(_DEPTHS))
+    report.table("Distance from a seed", ("links followed", "pages"), frontier.query(_DEPTHS))
     times = [row[0] for row in frontier.query(_TIMES)]
     report.figure(
         "Speed",
@@ -83,13 +88,14 @@ def describe(frontier: Frontier, counts: dict[str, Any], seconds: float, earlier
 
 
 def _rate(times: list[float]) -> tuple[list[float], list[float]]:
-    """Pages per second in equal slices of the time from the first page to the last."""
+    """Pages per second in equal slices of the time from the first page to the last, each at its middle."""
     span = max(times[-1] - times[0], 1e-3)
-    width = max(span / _POINTS, 0.25)
-    bins = [0] * (int(span / width) + 1)
+    slices = min(_POINTS, max(1, int(span / _SHORTEST_SLICE)))
+    width = span / slices
+    counts = [0] * slices
     for moment in times:
-        bins[int((moment - times[0]) / width)] += 1
-    return [index * width for index in range(len(bins))], [count / width for count in bins]
+        counts[min(int((moment - times[0]) / width), slices - 1)] += 1
+    return [(index + 0.5) * width for index in range(slices)], [count / width for count in counts]
 
 
 def _gap_note(earlier: int) -> str:

@@ -306,28 +306,31 @@ def _report(
     items: list[dict[str, Any]],
 ) -> Report:
     facts = counts["facts_train"] + counts["facts_heldout"]
-    report = Report("Derive", f"{facts:,} facts of {counts['documents']:,} reference pages")
-    report.facts("Counts", {name.replace("_", " "): value for name, value in counts.items() if name != "skipped"})
-    report.table(
-        "Pages without a fact", ["reason", "pages"], [[reason, count] for reason, count in counts["skipped"].items()]
+    report = Report("Derived tasks", f"{facts:,} facts of {counts['documents']:,} reference pages")
+    named = {name.replace("_", " ").replace("heldout", "held out"): value for name, value in counts.items()}
+    report.facts(
+        "In short",
+        {name: value for name, value in named.items() if name != "skipped"},
+        "A fact is a name of the documentation with its kind, module, package, parameters and description. "
+        "Conversations, preference pairs and multiple-choice items ask about facts of their own split only.",
     )
+    skipped = [[reason.replace("_", " ").replace("heldout", "held out,"), n] for reason, n in counts["skipped"].items()]
+    report.table("Pages without a fact", ["reason", "pages"], skipped)
     train, heldout = (_by_task(conversations[name]) for name in (TRAIN_FILE, HELDOUT_FILE))
     rows = []
     for task in train:
         answers = heldout.get(task, [])
-        rows.append(
-            [task, len(train[task]), len(answers), len(set(train[task])), round(best_constant_share(answers), 3)]
-        )
+        rows.append([task, len(train[task]), len(answers), len(set(train[task])), best_constant_share(answers)])
     report.table(
         "Instruction tasks",
         ["task", "train", "held out", "different answers", "best constant guess"],
         rows,
-        "best constant guess: exact match on the held-out questions of the one answer that fits most of them",
+        "Best constant guess: exact match on the held-out questions of the one answer that fits most of them.",
     )
     for task in ("kind", "package"):
         if task in train:
-            answers_of = Counter(train[task])
-            report.figure(f"Answers of {task}", bar_chart(dict(answers_of.most_common(20)), "training conversations"))
+            answers_of = dict(Counter(train[task]).most_common(20))
+            report.figure(f"Right answers of the task {task}", bar_chart(answers_of, "training conversations"))
     report.samples(
         "Held-out conversations",
         [(question.prompt, question.answer) for question in conversations[HELDOUT_FILE][:12]],

@@ -231,7 +231,7 @@ def _report(
 ) -> Report:
     report = Report("Tokenize", f"{counts['documents']:,} documents, {counts['tokens']:,} tokens")
     report.facts(
-        "Figures",
+        "In short",
         {
             "documents": counts["documents"],
             "tokens": counts["tokens"],
@@ -250,8 +250,8 @@ def _report(
         "Splits",
         ["split", "documents", "tokens", "bytes"],
         splits,
-        f"a document is held out when the hash of its id falls below {config.validation_fraction}; "
-        "tokens count the separator that closes each document",
+        f"A document is held out when the hash of its id falls below {config.validation_fraction}. "
+        "Tokens count the separator that closes each document.",
     )
     columns = ["documents", "words", "bytes", "tokens", "tokens_per_word", "bytes_per_token"]
     for title, rows in (("Languages", languages), ("Sources", sources)):
@@ -259,7 +259,7 @@ def _report(
             title,
             [title.lower().removesuffix("s"), *(column.replace("_", " ") for column in columns)],
             [[row["name"], *(row[column] for column in columns)] for row in rows],
-            "words are runs of letters and digits; in scripts written without spaces each letter counts as a word",
+            "Words are runs of letters and digits; in scripts written without spaces each letter counts as a word.",
         )
     shown = languages[:20]
     report.figure(
@@ -278,8 +278,11 @@ def _vocabulary_sample(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, st
     longest = sorted(spelled, key=lambda token: (-len(spelled[token]), token))[:60]
     spread = range(0, size, max(1, size // 120))
     return [
-        ("every so many ids, from frequent to rare", "\n".join(f"{token:>6} {spelled[token]!r}" for token in spread)),
-        ("the longest entries", "\n".join(f"{token:>6} {spelled[token]!r}" for token in longest)),
+        (
+            f"{len(spread)} entries, frequent to rare",
+            "\n".join(f"{token:>6} {spelled[token]!r}" for token in spread),
+        ),
+        ("the 60 longest entries", "\n".join(f"{token:>6} {spelled[token]!r}" for token in longest)),
     ]
 
 

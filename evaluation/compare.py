@@ -172,31 +172,19 @@ def _report(config: CompareConfig, verdicts: Sequence[Verdict]) -> Report:
     report = Report("Comparison", f"against {config.baseline}: {f'{bad} regressions' if bad else 'no regression'}")
     rows = [
         [
-            *(found.candidate, found.metric, round(found.baseline_value, 4), round(found.candidate_value, 4)),
-            *(round(found.drop, 4), round(found.standard_error, 4), round(found.allowed, 4)),
-            *(f"{found.p_value:.3g}", found.test, found.n, found.verdict),
+            *(found.candidate, found.metric, found.verdict, found.baseline_value, found.candidate_value),
+            *(f"{found.drop:.3f} ± {found.standard_error:.3f}", found.allowed),
+            *("< 0.001" if found.p_value < 0.001 else f"{found.p_value:.3f}", found.test, found.n),
         ]
         for found in verdicts
     ]
-    columns = [
-        "candidate",
-        "metric",
-        "baseline",
-        "value",
-        "drop",
-        "standard error",
-        "allowed",
-        "p",
-        "test",
-        "n",
-        "verdict",
-    ]
+    columns = ["candidate", "metric", "verdict", "baseline", "value", "worse by", "allowed", "p", "test", "cases"]
     report.table(
         "Verdicts",
         columns,
         rows,
-        "drop: how much worse, negative when better; standard error: of the paired difference; p: how often chance "
-        "alone gives such a drop. Regressed: the drop exceeds what is allowed and p is below the gate's alpha.",
+        "Worse by: negative when better, with the standard error of the paired difference. p: how often chance alone "
+        "gives such a drop. Regressed: it is worse by more than is allowed, and p is below the gate's alpha.",
     )
     figure = new_figure(height=max(1.4, 0.35 * len(verdicts) + 0.8))
     axes = figure.subplots()
@@ -208,7 +196,7 @@ def _report(config: CompareConfig, verdicts: Sequence[Verdict]) -> Report:
     axes.set_yticks(range(len(verdicts)), [f"{found.candidate}: {found.metric}" for found in verdicts])
     axes.set_ylim(len(verdicts) - 0.4, -0.6)
     axes.set_xlabel("better by, in standard errors of the paired difference")
-    report.figure("Differences", figure, "right of the line: better than the baseline; bars: 95 % intervals")
+    report.figure("Differences", figure, "Right of the line: better than the baseline. Bars: 95 % intervals.")
     return report
 
 

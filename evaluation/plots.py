@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from core.report import ACCENT, MUTED, new_figure
+from core.report import ACCENT, MUTED, new_figure, plain_ticks
 from evaluation.metrics import METRICS, Score
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ def score_chart(scores: Sequence[Score], guesses: Mapping[str, float]) -> "Figur
     for score in scores:
         panels.setdefault(f"{score.task}.{score.metric}", []).append(score)
     lines = -(-len(panels) // _COLUMNS)
-    figure = new_figure(width=9.0, height=0.9 + 1.5 * lines)
+    figure = new_figure(height=0.6 + 1.8 * lines)
+    figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.08)
     axes_of = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
     for axes, (name, found) in zip(axes_of, panels.items(), strict=False):
         values = [score.estimate.value for score in found]
@@ -33,6 +34,7 @@ def score_chart(scores: Sequence[Score], guesses: Mapping[str, float]) -> "Figur
         axes.set_title(found[0].task, fontsize=9)
         axes.set_xlabel(METRICS[found[0].metric].label, fontsize=8)
         axes.tick_params(labelsize=8)
+        plain_ticks(axes.xaxis)
     for axes in axes_of[len(panels) :]:
         axes.set_visible(False)
     return figure

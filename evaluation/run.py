@@ -135,24 +135,25 @@ def _report(
     config: EvalConfig, scores: Sequence[Score], guesses: Mapping[str, float], samples: Mapping[str, Sequence[Sample]]
 ) -> Report:
     report = Report("Evaluation", f"{', '.join(config.models)} on {len(config.tasks)} tasks")
-    rows = []
+    by_row: dict[tuple[str, str], dict[str, Score]] = {}
     for score in scores:
-        found = score.estimate
-        guess = guesses.get(f"{score.task}.{score.metric}")
-        values = [round(number, 4) for number in (found.value, found.standard_error, found.low, found.high)]
-        better = "higher" if METRICS[score.metric].higher_is_better else "lower"
-        rows.append(
-            [score.task, score.metric, score.model, *values, found.n, "" if guess is None else f"{guess:.3f}", better]
-        )
-    rows.sort(key=lambda row: (str(row[0]), str(row[1])))
+        by_row.setdefault((score.task, score.metric), {})[score.model] = score
+    rows = []
+    for (task, metric), found in sorted(by_row.items()):
+        estimates = [found[model].estimate for model in config.models]
+        values = [f"{one.value:.3f} ± {one.standard_error:.3f}" for one in estimates]
+        cases = max(one.n for one in estimates)
+        better = "higher" if METRICS[metric].higher_is_better else "lower"
+        rows.append([task, METRICS[metric].label, *values, guesses.get(f"{task}.{metric}"), better, cases])
     report.table(
         "Scores",
-        ["task", "metric", "model", "value", "standard error", "95 % from", "to", "n", "guessing", "better"],
+        ["task", "metric", *config.models, "guessing", "better", "cases"],
         rows,
-        "Shares have Wilson intervals, with samples about one fact counted as one cluster; bits per byte are "
-        "bootstrapped over documents. Guessing is chance, or the best constant answer.",
+        "A score and its standard error; cases about one fact count as one cluster. Guessing is chance, or the best "
+        "constant answer. scores.json has the 95 % intervals: Wilson's for shares, bootstrapped over documents for "
+        "bits per byte.",
     )
-    report.figure("Scores by model", score_chart(scores, guesses), "bars: 95 % intervals; dotted: guessing")
+    report.figure("Scores by model", score_chart(scores, guesses), "Bars: 95 % intervals. Dotted: guessing.")
     for task in dict.fromkeys(sample.task for found in samples.values() for sample in found):
         shown = _side_by_side(task, samples)
         if shown:

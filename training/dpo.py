@@ -24,7 +24,7 @@ from training.optimizer import OptimizerConfig
 from training.order import samples
 from training.precision import Precision
 from training.preference import Preference, PreferenceConfig, sequence_log_probabilities
-from training.report import curves, training_report
+from training.report import curves, left_out, training_report
 from training.trainer import Trainer
 from training.tuning import TuneConfig, Tuned, check
 from training.validation import evaluate
@@ -210,15 +210,17 @@ def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> An
     last = result["last"]
     rows = metrics.read(run.directory)
     summary = f"{last['step']:,} steps over {result['examples']['train']:,} pairs"
-    report = training_report("Preference optimisation", summary, facts, rows)
-    curves(report, "Margin", rows, {"margin": "training", "validation_margin": "held out"}, "reward margin")
+    report = training_report("Preference optimisation", summary, facts, rows, loss_unit="nats per pair")
+    names = {"margin": "training", "validation_margin": "held out"}
+    note = "Reward of the chosen answer less that of the rejected one, against the reference model."
+    curves(report, "Margin", rows, names, "reward margin", note)
     names = {"reward_accuracy": "training, reward", "validation_reward_accuracy": "held out, reward"}
     names |= {"preference_accuracy": "training, likelihood", "validation_preference_accuracy": "held out, likelihood"}
-    curves(report, "Accuracy", rows, names, "share of pairs")
+    note = "Reward: the margin is above zero. Likelihood: the model finds the chosen answer more likely."
+    curves(report, "Accuracy", rows, names, "share of pairs", note)
     names = {"chosen_log_probability": "chosen", "rejected_log_probability": "rejected"}
-    curves(report, "Log-probability of the answers", rows, names, "log p")
-    skipped = [[split, reason, count] for split, c in result["skipped"].items() for reason, count in c.items()]
-    report.table("Pairs left out", ["split", "reason", "count"], skipped)
+    curves(report, "Log-probability of the answers", rows, names, "nats per answer")
+    report.table("Pairs left out", ["split", "reason", "count"], left_out(result["skipped"]))
     return report
 
 

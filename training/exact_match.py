@@ -19,11 +19,12 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out prompt as tokens, the right answer, and the task that it belongs to."""
+    """A held-out prompt as tokens, the right answer, the task that it belongs to, and what the user asked last."""
 
     prompt: list[int]
     answer: str
     task: str
+    text: str
 
 
 def questions(rows: Sequence[Row], encoder: ChatEncoder) -> list[Question]:
@@ -32,7 +33,12 @@ def questions(rows: Sequence[Row], encoder: ChatEncoder) -> list[Question]:
     A conversation that is an answer to nothing asks nothing.
     """
     return [
-        Question(encoder.prompt(messages[:-1]), messages[-1]["content"].strip(), str(row.get("task") or ALL))
+        Question(
+            prompt=encoder.prompt(messages[:-1]),
+            answer=messages[-1]["content"].strip(),
+            task=str(row.get("task") or ALL),
+            text=messages[-2]["content"],
+        )
         for row in rows
         if len(messages := row["messages"]) > 1 and messages[-1]["role"] == "assistant"
     ]

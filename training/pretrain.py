@@ -162,7 +162,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     counts: dict[str, Any] = {"steps": last["step"], "tokens": last["tokens"], "skipped_steps": last["skipped"]}
     summary = f"{result['parameters']:,} parameters, {last['tokens']:,} tokens, {result['precision']}"
     facts = {name: value for name, value in found.items() if name not in ("headline", "validation_by_source")} | counts
-    report = training_report("Pretraining", summary, facts, metrics.read(run.directory))
+    levels = {"unigram entropy of the validation tokens": entropy}
+    report = training_report("Pretraining", summary, facts, metrics.read(run.directory), levels)
     if accounts:
         counts["mixture"] = {account.source: _without_name(account) for account in accounts}
         mixture_section(report, [asdict(account) for account in accounts], result["by_source"])

@@ -19,13 +19,14 @@ from training.model import bare, count_parameters
 from training.objectives import NextToken
 from training.optimizer import OptimizerConfig
 from training.order import permutation
-from training.report import training_report
+from training.report import left_out, training_report
 from training.trainer import Trainer
 from training.tuning import TuneConfig, Tuned, check
 from training.validation import evaluate
 from training.world import World
 
 _SHOWN_ANSWERS = 12
+_GUESS = "Share of held-out prompts answered exactly. The best constant guess is the one answer that fits most of them."
 
 
 class SftConfig(TuneConfig):
@@ -98,7 +99,7 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
         "truncated": {"train": train.truncated, "heldout": held_out.truncated},
         "exact_match": {"base": before, "tuned": after, "constant": constant_guess(train.rows, asked)},
         "answers": [
-            [question.task, encoder.tokenizer.decode(question.prompt), question.answer, answer]
+            [question.task, question.text, question.answer, answer]
             for question, answer in list(zip(asked, answers, strict=True))[:_SHOWN_ANSWERS]
         ],
         "parameters": parameters,
@@ -166,16 +167,15 @@ def _report(run: Run, result: Mapping[str, Any]) -> Any:
     summary = f"{last['step']:,} steps, {last['tokens']:,} tokens, loss on the assistant's tokens"
     report = training_report("Supervised fine-tuning", summary, facts, metrics.read(run.directory))
     rows = [[task, *(match[name].get(task, 0.0) for name in ("base", "tuned", "constant"))] for task in match["tuned"]]
-    report.table("Exact match by task", ["task", "base", "tuned", "best constant guess"], rows)
+    report.table("Exact match by task", ["task", "base", "tuned", "best constant guess"], rows, _GUESS)
     report.samples(
         "Answers to held-out prompts",
         [
-            (f"{task}: {'right' if right == given else 'wrong'}", f"{prompt}\n\nright: {right}\ngiven: {given}")
+            (f"{'right' if right == given else 'wrong'}: {prompt}", f"task:  {task}\nright: {right}\ngiven: {given}")
             for task, prompt, right, given in result["answers"]
         ],
     )
-    skipped = [[split, reason, count] for split, c in result["skipped"].items() for reason, count in c.items()]
-    report.table("Conversations left out", ["split", "reason", "count"], skipped)
+    report.table("Conversations left out", ["split", "reason", "count"], left_out(result["skipped"]))
     return report
 
 

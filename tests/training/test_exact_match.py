@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def row(answer, task="a", question="which?"):
 
 
 def question(answer, task="a"):
-    return Question([1], answer, task)
+    return Question([1], answer, task, "")
 
 
 def test_constant_guess_is_the_commonest_training_answer_of_each_task():
@@ -81,7 +83,7 @@ def test_the_last_answer_of_the_assistant_is_asked_for(encoder):
 def test_shares_count_each_task_and_all(model, encoder, tmp_path):
     asked = questions([row("x", task, f"{n} of red blue?") for n, task in enumerate("aabbb")], encoder)
     given = greedy(model, [each.prompt for each in asked], encoder, 6)
-    right = [Question(each.prompt, answer, each.task) for each, answer in zip(asked, given, strict=True)]
+    right = [replace(each, answer=answer) for each, answer in zip(asked, given, strict=True)]
     right[0] = asked[0]
     right[3] = asked[3]
     model.train()
