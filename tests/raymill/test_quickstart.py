@@ -11,10 +11,22 @@ from peft import PeftConfig
 from transformers import AutoConfig, AutoTokenizer
 
 from core import manifest
+from tests.browser import chromium
 from tests.conftest import ROOT
 from tests.raymill.small_recipe import RECIPE, STAGES, overrides
 
 LOADS = re.compile(r"""<(?:script|img|iframe|link)[^>]+(?:src|href)=|url\(["']?(?:https?:)?//|@import""")
+SECTIONS = {
+    "crawl": ["Funnel", "Speed"],
+    "build": ["Funnel of documents", "Languages of the documents kept", "Duplicate clusters"],
+    "tokenize": ["Splits", "Tokens per word", "Bytes per token"],
+    "derive": ["Instruction tasks"],
+    **{stage: ["Loss", "Learning rate", "Speed"] for stage in ("pretrain", "sft", "dpo")},
+    "eval": ["Scores", "Scores by model"],
+    "compare": ["Verdicts", "Differences"],
+    "quantize": ["Before and after"],
+    "endpoint": ["Questions and answers", "Latency", "Latency of each answer"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +53,21 @@ def test_every_stage_leaves_an_artifact_and_a_report(finished):
         assert read(output, stage).status == "complete"
         page = (output / stage / "report.html").read_text()
         assert not LOADS.search(page), f"{stage}: the report needs a network"
+        for title in [*SECTIONS[stage], "How this was made"]:
+            assert f"<h2>{title}</h2>" in page
         assert f"\n{stage}  (" in printed
-    assert (output / "index.html").is_file()
+    index = (output / "index.html").read_text()
+    assert [f'href="{stage}/report.html"' in index for stage in STAGES] == [True] * len(STAGES)
+
+
+@pytest.mark.slow
+def test_a_browser_opens_every_report_without_an_error_or_a_request(finished, tmp_path):
+    output, _, _ = finished
+    with chromium(tmp_path / "profile") as browser:
+        for page in [output / "index.html", *(output / stage / "report.html" for stage in STAGES)]:
+            for width in (1280, 400):
+                seen = browser.open(page, width)
+                assert (seen.requests, seen.errors, seen.overflow, seen.flat) == ([], [], 0, 0), page
 
 
 MANIFEST = {
