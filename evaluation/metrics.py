@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.statistics import Estimate, proportion, ratio
+from core.statistics import Estimate, proportion
+from evaluation.statistics import ratio
 from evaluation.task import Sample
 
 

@@ -26,7 +26,7 @@ class Batch:
     segments: Tensor
     sequences: Tensor | None = None
     reference: Tensor | None = None
-    """(sequences,) summed log-probabilities under the reference model, for preference losses."""
+    """(pairs, 2) summed log-probabilities of chosen and rejected answers under the reference, for preference losses."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""

@@ -1,11 +1,11 @@
 """Stage `train.dpo`: a checkpoint aligned with preference pairs against itself as the reference."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -14,20 +14,21 @@ from core.config import RUNTIME, InputPath
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
-from training import metrics
+from core.statistics import proportion
+from training import metrics, replay
 from training.batch import Batch
-from training.examples import PackedExamples, preference_pairs
+from training.examples import Examples, PackedExamples, conversations, preference_pairs
 from training.feedback import Feedback
 from training.launch import launch
 from training.model import count_parameters
 from training.optimizer import OptimizerConfig
 from training.order import samples
 from training.precision import Precision
-from training.preference import Preference, PreferenceConfig, sequence_log_probabilities
+from training.preference import Preference, PreferenceConfig, answer_log_probabilities
+from training.replay import ReplayConfig
 from training.report import curves, left_out, training_report
 from training.trainer import Trainer
 from training.tuning import TuneConfig, Tuned, check
-from training.validation import evaluate
 from training.world import World
 
 
@@ -35,8 +36,9 @@ class DpoConfig(TuneConfig):
     """Direct preference optimisation."""
 
     preferences: InputPath = Field(description="Parquet with the columns prompt, chosen and rejected: training pairs")
-    heldout: InputPath = Field(description="the same for held-out pairs")
+    heldout: InputPath = Field(description="the same for held-out pairs; those with one document_id vary together")
     preference: PreferenceConfig = Field(PreferenceConfig(), description="the loss")
+    replay: ReplayConfig | None = Field(None, description="conversations in each batch against forgetting; none: off")
     reference: Literal["precomputed", "adapter_off"] = Field(
         "precomputed",
         description="log-probabilities under the reference: once before training, or at each step without the adapter",
@@ -55,69 +57,78 @@ class _Pairs(PackedExamples):
     """Preference pairs whose batches carry the reference's log-probabilities."""
 
     reference: torch.Tensor | None = None
-    """(pairs, 2): chosen and rejected answer of each training pair."""
+    """(pairs, 2): chosen and rejected answer of each pair."""
 
     def batches(self, chosen: Sequence[int], rank: int = 0, size: int = 1) -> Iterator[tuple[list[int], Batch]]:
         for pairs, batch in super().batches(chosen, rank, size):
-            known = None if self.reference is None else self.reference[pairs].flatten()
-            yield pairs, replace(batch, reference=known)
+            yield pairs, replace(batch, reference=None if self.reference is None else self.reference[pairs])
 
 
 class _WithAdapterOff(Preference):
     """The reference is the model itself without its adapter, asked at every step."""
 
-    def __init__(self, config: PreferenceConfig, tuned: Tuned) -> None:
-        super().__init__(config)
+    def __init__(self, config: DpoConfig, tuned: Tuned) -> None:
+        super().__init__(config.preference, config.replay)
         self.tuned = tuned
 
     def reference(self, batch: Batch, precision: Precision) -> torch.Tensor:
         with torch.no_grad(), self.tuned.before_tuning() as base:
             training = base.training
             base.eval()  # a reference with dropout would be another one at every step
-            found = sequence_log_probabilities(base, batch, precision, self.config.length_normalized)
+            found, _ = answer_log_probabilities(base, batch, precision)
             base.train(training)
-            return found
+            return found.view(-1, self.segments)[:, :2]
 
 
 @torch.no_grad()
-def reference_log_probabilities(
+def pair_log_probabilities(
     model: nn.Module,
     pairs: PackedExamples,
     asked: Sequence[int],
-    length_normalized: bool,
     world: World,
     precision: Precision,
-    feedback: Feedback,
+    feedback: Feedback | None = None,
 ) -> torch.Tensor:
-    """log p(answer | prompt) of the pairs `asked` under `model`: (pairs, 2), chosen first, 0 elsewhere. Collective."""
+    """log p(answer | prompt) of the pairs `asked`, without dropout: (pairs, 2), chosen first, 0 elsewhere. Collective.
+
+    `feedback` shows how far the reference is.
+    """
+    training = model.training
     model.eval()
     known = torch.zeros(len(pairs.units), 2, dtype=torch.float64)
     done = 0
     for numbers, batch in pairs.batches(asked, world.rank, world.size):
-        found = sequence_log_probabilities(model, batch.to(world.device), precision, length_normalized)
+        found, _ = answer_log_probabilities(model, batch.to(world.device), precision)
         known[numbers] = found.cpu().double().view(-1, 2)
         done += len(numbers)
-        feedback.update("reference", done * world.size, len(asked), "pairs")
+        if feedback is not None:
+            feedback.update("reference", min(done * world.size, len(asked)), len(asked), "pairs")
+    model.train(training)
     return world.sum_(known.to(world.device)).float().cpu()
 
 
 def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
     """One training process."""
     tuned = Tuned(config, world)
-    padding = tuned.encoder.padding
-    train = preference_pairs(config.preferences, tuned.encoder, config.max_length)
-    held_out = preference_pairs(config.heldout, tuned.encoder, config.max_length)
-    pairs, held_out_pairs = (
-        _Pairs(found.units, config.seed, config.micro_batch, 2 * config.max_length, padding)
-        for found in (train, held_out)
-    )
-    objective: Preference = Preference(config.preference)
+    tables = _read(config, tuned)
+    train, held_out = tables["train"], tables["heldout"]
+    objective: Preference = Preference(config.preference, config.replay)
     if config.reference == "adapter_off":
-        objective = _WithAdapterOff(config.preference, tuned)
+        objective = _WithAdapterOff(config, tuned)
+    packing = (config.seed, config.micro_batch)
+    units = train.units
+    if config.replay is not None:
+        units = replay.beside(units, tables["replay"].units, config.replay.per_pair, config.seed)
+    pairs = _Pairs(units, *packing, objective.segments * config.max_length, tuned.encoder.padding)
+    held_out_pairs = PackedExamples(held_out.units, *packing, 2 * config.max_length, tuned.encoder.padding)
+    scores: dict[str, torch.Tensor] = {}
+    """Loss and metrics of each held-out pair, as last measured."""
 
     def validate() -> dict[str, float]:
-        found = evaluate(tuned.model, objective, held_out_batches, world, trainer.precision)
-        return {"validation_loss": found["loss"], **{f"validation_{name}": found[name] for name in objective.metrics}}
+        everything = range(len(held_out.units))
+        log_p_P2 = pair_log_probabilities(tuned.model, held_out_pairs, everything, world, trainer.precision)
+        scores.update(Preference(config.preference).scores(log_p_P2, tokens_P2, reference_P2))
+        return {f"validation_{name}": float(values.double().mean()) for name, values in scores.items()}
 
     trainer = Trainer(
         config,
@@ -126,72 +137,85 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
         tuned.model,
         objective,
         pairs,
-        length=2 * config.max_length,
-        steps=config.steps_for(len(train.units)),
+        length=pairs.row_length,
+        steps=config.steps_for(len(units)),
         evaluate=validate,
         evaluate_every=config.evaluate_every,
     )
-    normalized = config.preference.length_normalized
-    asking: dict[_Pairs, Sequence[int]] = {held_out_pairs: range(len(held_out.units))}
-    if config.reference == "precomputed":  # the pairs that the run will come to
-        wanted = min(trainer.steps * config.batch_size, len(train.units))
-        asking[pairs] = sorted(samples(len(train.units), config.seed, 0, wanted))
-    with tuned.before_tuning() as base:
-        for each, asked in asking.items():
-            each.reference = reference_log_probabilities(
-                base, each, asked, normalized, world, trainer.precision, trainer.feedback
-            )
-    held_out_batches = [batch for _, batch in held_out_pairs.batches(range(len(held_out.units)))]
-    assert held_out_pairs.reference is not None
-    before = float((held_out_pairs.reference[:, 0] > held_out_pairs.reference[:, 1]).double().mean())
+    pairs.reference, reference_P2 = _references(config, tuned, train, held_out, trainer, world)
+    tokens_P2 = torch.tensor([[segment.learned for segment in unit] for unit in held_out.units])
     last = trainer.run()
+    if not scores:  # a run that was killed after its last step
+        validate()
+    hits = {
+        "preference_accuracy_before": reference_P2[:, 0] > reference_P2[:, 1],
+        "preference_accuracy": scores["preference_accuracy"],
+        "reward_accuracy": scores["reward_accuracy"],
+    }
+    groups = np.array([str(row.get("document_id") or number) for number, row in enumerate(held_out.rows)])
     parameters, trainable = count_parameters(tuned.model)
     if world.is_main:
         tuned.save(directory)
     world.barrier()
     return {
         "last": last,
-        "examples": {"train": len(train.units), "heldout": len(held_out.units)},
-        "skipped": {"train": train.skipped, "heldout": held_out.skipped},
-        "accuracy_before": before,
+        "examples": {name: len(table.units) for name, table in tables.items()},
+        "skipped": {name: table.skipped for name, table in tables.items()},
+        "accuracies": {name: asdict(proportion(each.double().numpy(), groups)) for name, each in hits.items()},
         "parameters": parameters,
         "trainable": trainable,
         "precision": trainer.precision.name,
     }
 
 
-def standard_error(share: float, number: int) -> float:
-    """Of a share of `number` independent cases: sqrt(p (1 - p) / n)."""
-    return math.sqrt(share * (1 - share) / number)
+def _read(config: DpoConfig, tuned: Tuned) -> dict[str, Examples]:
+    """Training pairs, held-out pairs and, where some are replayed, conversations."""
+    paths = {"train": config.preferences, "heldout": config.heldout}
+    tables = {name: preference_pairs(path, tuned.encoder, config.max_length) for name, path in paths.items()}
+    if config.replay is not None:
+        tables["replay"] = conversations(config.replay.conversations, tuned.encoder, config.max_length, "skip")
+    return tables
+
+
+def _references(
+    config: DpoConfig, tuned: Tuned, train: Examples, held_out: Examples, trainer: Trainer, world: World
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """log p under the reference of the training pairs that the run will come to, and of all held-out pairs."""
+    first = len(train.units)
+    asked = list(range(first, first + len(held_out.units)))
+    if config.reference == "precomputed":
+        wanted = min(trainer.steps * config.batch_size, first)
+        asked = [*sorted(samples(first, config.seed, 0, wanted)), *asked]
+    both = [*train.units, *held_out.units]
+    packed = PackedExamples(both, config.seed, config.micro_batch, 2 * config.max_length, tuned.encoder.padding)
+    with tuned.before_tuning() as base:
+        known_P2 = pair_log_probabilities(base, packed, asked, world, trainer.precision, trainer.feedback)
+    return known_P2[:first] if config.reference == "precomputed" else None, known_P2[first:]
 
 
 def dpo(config: DpoConfig, run: Run) -> Manifest:
     """Preference pairs to an adapter and a checkpoint."""
     encoder = check(config)
     for path in (config.preferences, config.heldout):
-        found = preference_pairs(path, encoder, config.max_length)
-        skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
-        run.log.info("%s: %s pairs%s", path, f"{len(found.units):,}", f"; left out: {skipped}" if skipped else "")
+        _announce(run, path, "pairs", preference_pairs(path, encoder, config.max_length))
+    if config.replay is not None:
+        path = config.replay.conversations
+        _announce(run, path, "conversations to replay", conversations(path, encoder, config.max_length, "skip"))
     result = launch(config, run, __name__)
-    last, number = result["last"], result["examples"]["heldout"]
-    accuracies = {
-        "preference_accuracy_before": result["accuracy_before"],
-        "preference_accuracy": last["validation_preference_accuracy"],
-        "reward_accuracy": last["validation_reward_accuracy"],
-    }
+    last, accuracies = result["last"], result["accuracies"]
     found_metrics = {
-        **accuracies,
-        **{f"{name}_standard_error": standard_error(share, number) for name, share in accuracies.items()},
+        **{name: found["value"] for name, found in accuracies.items()},
+        **{f"{name}_standard_error": found["standard_error"] for name, found in accuracies.items()},
         "validation_loss": last["validation_loss"],
         "validation_margin": last["validation_margin"],
         "training_loss": last["loss"],
         "trainable_parameters": result["trainable"],
         "precision": result["precision"],
     }
-    before, after, reward = (f"{share:.3f} ± {standard_error(share, number):.3f}" for share in accuracies.values())
+    before, after, reward = (f"{found['value']:.3f} ± {found['standard_error']:.3f}" for found in accuracies.values())
     headline = [
-        f"held-out preference accuracy on {number:,} pairs: {before} before, {after} after (± standard error); "
-        f"reward accuracy {reward}"
+        f"held-out preference accuracy on {result['examples']['heldout']:,} pairs: {before} before, {after} after "
+        f"(± standard error); reward accuracy {reward}"
     ]
     for line in headline:
         run.log.info("%s", line)
@@ -204,6 +228,11 @@ def dpo(config: DpoConfig, run: Run) -> Manifest:
     }
     report = _report(run, result, found_metrics)
     return run.commit(counts=counts, metrics=found_metrics | {"headline": headline}, report=report)
+
+
+def _announce(run: Run, path: str, kind: str, found: Examples) -> None:
+    skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
+    run.log.info("%s: %s %s%s", path, f"{len(found.units):,}", kind, f"; left out: {skipped}" if skipped else "")
 
 
 def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
@@ -220,8 +249,10 @@ def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> An
     curves(report, "Accuracy", rows, names, "share of pairs", note)
     names = {"chosen_log_probability": "chosen", "rejected_log_probability": "rejected"}
     curves(report, "Log-probability of the answers", rows, names, "nats per answer")
-    report.table("Pairs left out", ["split", "reason", "count"], left_out(result["skipped"]))
+    names = {"sft_loss": "chosen answers"} | ({"replay_loss": "replayed answers"} if "replay_loss" in last else {})
+    curves(report, "Loss of the answers", rows, names, "nats per token")
+    report.table("Examples left out", ["split", "reason", "count"], left_out(result["skipped"]))
     return report
 
 
-STAGE = Stage(name="train.dpo", version=1, config=DpoConfig, run=dpo)
+STAGE = Stage(name="train.dpo", version=2, config=DpoConfig, run=dpo)

@@ -111,6 +111,16 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(rounded(a), rounded(b))
 
 
+def _addmm(bias: Tensor, a_NK: Tensor, b_KO: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta * bias + alpha * a @ b: the Conv1D of GPT-2, and a linear layer with its bias where the two were fused."""
+    return beta * bias + alpha * _RoundedProduct.apply(a_NK, b_KO.t())
+
+
+def _baddbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """The same over a batch: attention scores with a position bias, as BLOOM has them."""
+    return torch.baddbmm(bias, rounded(a), rounded(b), beta=beta, alpha=alpha)
+
+
 _REPLACED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     torch.nn.functional.linear: _linear,
     torch.nn.functional.scaled_dot_product_attention: _attention,
@@ -121,6 +131,10 @@ _REPLACED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     torch.Tensor.bmm: _matmul,
     torch.mm: _matmul,
     torch.Tensor.mm: _matmul,
+    torch.addmm: _addmm,
+    torch.Tensor.addmm: _addmm,
+    torch.baddbmm: _baddbmm,
+    torch.Tensor.baddbmm: _baddbmm,
 }
 
 

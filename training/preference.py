@@ -13,6 +13,7 @@ from training.linear_cross_entropy import IGNORED
 from training.model import losses
 from training.objectives import Sums
 from training.precision import Precision
+from training.replay import ReplayConfig
 
 
 class PreferenceConfig(Config):
@@ -22,6 +23,9 @@ class PreferenceConfig(Config):
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference model")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs assumed wrong (cDPO)")
     length_normalized: bool = Field(False, description="mean instead of summed log-probability of each answer")
+    sft_weight: float = Field(
+        0.0, ge=0, description="weight of the chosen answer's own loss per token (RPO, arXiv:2404.19733, eq. 1)"
+    )
 
 
 def sigmoid_loss(margin_P: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -33,25 +37,29 @@ def sigmoid_loss(margin_P: Tensor, beta: float, label_smoothing: float = 0.0) ->
     return -(1 - label_smoothing) * logsigmoid(z_P) - label_smoothing * logsigmoid(-z_P)
 
 
-def sequence_log_probabilities(
-    model: nn.Module, batch: Batch, precision: Precision, length_normalized: bool = False
-) -> Tensor:
-    """log p(answer | prompt) of each sequence of the batch: (sequences,), summed over its labelled tokens."""
+def answer_log_probabilities(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
+    """log p(answer | prompt) of each sequence of the batch, summed over its labelled tokens, and their number.
+
+    Both (sequences,); the first is differentiable.
+    """
     assert batch.sequences is not None
-    labels_N, sequences_N = batch.labels.flatten(), batch.sequences.flatten()
+    sequences_N = batch.sequences.flatten()
     loss_N = losses(model, batch, precision, per_token=True)
     count = int(sequences_N.max()) + 1
-    # Padding has sequence -1 and loss 0: it adds nothing to the sequence it is sent to.
-    total_S = torch.zeros(count, device=loss_N.device).index_add(0, sequences_N.clamp(min=0), -loss_N)
-    if not length_normalized:
-        return total_S
-    learned_N = (labels_N != IGNORED).float()
-    length_S = torch.zeros(count, device=loss_N.device).index_add(0, sequences_N.clamp(min=0), learned_N)
-    return total_S / length_S
+    # Padding has sequence -1, loss 0 and no label: it adds nothing to the sequence it is sent to.
+    to_N = sequences_N.clamp(min=0)
+    total_S = torch.zeros(count, device=loss_N.device).index_add(0, to_N, -loss_N)
+    labelled_N = (batch.labels.flatten() != IGNORED).float()
+    return total_S, torch.zeros(count, device=loss_N.device).index_add(0, to_N, labelled_N)
 
 
 class Preference:
-    """Pairs of answers; sequences 2 i and 2 i + 1 of a batch are the chosen and the rejected answer of pair i."""
+    """Pairs of answers, each pair with the conversations that are replayed beside it.
+
+    Sequences of a batch come in groups of `segments`: chosen answer, rejected answer, replayed ones. Per pair
+    the loss is l(margin) + a * L(chosen) + r * mean L(replayed), where L is the negative log-probability of an
+    answer per token, a = `sft_weight` and r = `replay.weight`.
+    """
 
     unit = "pairs"
     metrics: tuple[str, ...] = (
@@ -60,30 +68,56 @@ class Preference:
         "preference_accuracy",
         "chosen_log_probability",
         "rejected_log_probability",
+        "sft_loss",
     )
 
-    def __init__(self, config: PreferenceConfig) -> None:
-        self.config = config
+    def __init__(self, config: PreferenceConfig, replay: ReplayConfig | None = None) -> None:
+        self.config, self.replay = config, replay
+        self.segments = 2
+        """Sequences that belong to one pair."""
+        if replay is not None:
+            self.segments += replay.per_pair
+            self.metrics = (*self.metrics, "replay_loss")
 
     def reference(self, batch: Batch, precision: Precision) -> Tensor:
-        """log p(answer | prompt) under the reference model: (sequences,). Here it was computed before training."""
+        """log p(answer | prompt) under the reference model: (pairs, 2). Here it was computed before training."""
         assert batch.reference is not None
         return batch.reference
 
+    def scores(self, log_p_P2: Tensor, tokens_P2: Tensor, reference_P2: Tensor) -> dict[str, Tensor]:
+        """`loss` and what is logged of each pair: (pairs,) each, only the loss differentiable.
+
+        log_p_P2, reference_P2: summed log-probabilities of chosen and rejected answer; tokens_P2: how many tokens.
+        """
+        sft_loss_P = -log_p_P2[:, 0] / tokens_P2[:, 0]
+        if self.config.length_normalized:
+            log_p_P2, reference_P2 = log_p_P2 / tokens_P2, reference_P2 / tokens_P2
+        chosen_P, rejected_P = log_p_P2.unbind(1)
+        ratio_P2 = log_p_P2 - reference_P2
+        margin_P = ratio_P2[:, 0] - ratio_P2[:, 1]
+        loss_P = sigmoid_loss(margin_P, self.config.beta, self.config.label_smoothing)
+        if self.config.sft_weight:
+            loss_P = loss_P + self.config.sft_weight * sft_loss_P
+        values = (
+            self.config.beta * margin_P,
+            ratio_P2[:, 0] > ratio_P2[:, 1],
+            chosen_P > rejected_P,
+            chosen_P,
+            rejected_P,
+            sft_loss_P,
+        )
+        return {"loss": loss_P} | {n: v.detach() for n, v in zip(Preference.metrics, values, strict=True)}
+
     def __call__(self, model: nn.Module, batch: Batch, precision: Precision) -> Sums:
         """Sums over the batch's pairs."""
-        reference_S = self.reference(batch, precision)
-        log_p_S = sequence_log_probabilities(model, batch, precision, self.config.length_normalized)
-        chosen_P, rejected_P = log_p_S[0::2], log_p_S[1::2]
-        reward_chosen_P = self.config.beta * (chosen_P - reference_S[0::2]).detach()
-        reward_rejected_P = self.config.beta * (rejected_P - reference_S[1::2]).detach()
-        margin_P = (chosen_P - rejected_P) - (reference_S[0::2] - reference_S[1::2])
-        loss = sigmoid_loss(margin_P, self.config.beta, self.config.label_smoothing).sum()
-        values = (
-            (reward_chosen_P - reward_rejected_P).sum(),
-            (reward_chosen_P > reward_rejected_P).sum(),
-            (chosen_P > rejected_P).sum(),
-            chosen_P.detach().sum(),
-            rejected_P.detach().sum(),
+        reference_P2 = self.reference(batch, precision)
+        log_p_PG, tokens_PG = (
+            each_S.view(-1, self.segments) for each_S in answer_log_probabilities(model, batch, precision)
         )
-        return Sums(loss, float(len(margin_P)), {n: float(v) for n, v in zip(self.metrics, values, strict=True)})
+        found = self.scores(log_p_PG[:, :2], tokens_PG[:, :2], reference_P2)
+        loss = found.pop("loss").sum()
+        if self.replay:
+            replay_P = -(log_p_PG[:, 2:] / tokens_PG[:, 2:]).mean(1)
+            found["replay_loss"] = replay_P.detach()
+            loss = loss + self.replay.weight * replay_P.sum()
+        return Sums(loss, float(len(log_p_PG)), {name: float(value.sum()) for name, value in found.items()})

@@ -3,6 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import GPT2Config
+from transformers.pytorch_utils import Conv1D
 
 from training import precision
 from training.model import ModelConfig, initialize
@@ -64,6 +66,33 @@ def test_every_spelling_of_a_product_is_rounded(product):
     torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("product", [torch.addmm, torch.Tensor.addmm], ids=["addmm", "Tensor.addmm"])
+@pytest.mark.parametrize("factors", [{}, {"beta": 0.5, "alpha": 2.0}], ids=str)
+def test_fused_products_are_rounded_forward_and_backward(product, factors):
+    bias, a, b, g = operands((3,), (4, 8), (8, 3), (4, 3))
+    for tensor in (bias, a, b):
+        tensor.requires_grad_()
+    with RoundOperands():
+        ours = product(bias, a, b, **factors)
+    ours.backward(g)
+    alpha, beta = factors.get("alpha", 1.0), factors.get("beta", 1.0)
+    a16, b16, g16 = (t.detach().to(torch.bfloat16).double() for t in (a, b, g))
+    exact = beta * bias.detach().double() + alpha * a16 @ b16
+    torch.testing.assert_close(ours.detach().double(), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(a.grad.double(), alpha * g16 @ b16.t(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(b.grad.double(), alpha * a16.t() @ g16, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(bias.grad.double(), beta * g.double().sum(0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("product", [torch.baddbmm, torch.Tensor.baddbmm], ids=["baddbmm", "Tensor.baddbmm"])
+def test_fused_products_over_a_batch_are_rounded(product):
+    bias, a, b = operands((2, 4, 3), (2, 4, 8), (2, 8, 3))
+    with RoundOperands():
+        ours = product(bias, a, b, beta=0.5, alpha=2)
+    exact = 0.5 * bias.double() + 2 * a.to(torch.bfloat16).double() @ b.to(torch.bfloat16).double()
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
+
+
 def test_attention_rounds_its_operands_and_passes_gradients():
     q, k, v = (t.requires_grad_() for t in operands((1, 2, 5, 4), (1, 2, 5, 4), (1, 2, 5, 4)))
     with RoundOperands():
@@ -75,6 +104,14 @@ def test_attention_rounds_its_operands_and_passes_gradients():
     assert all(t.grad.abs().sum() > 0 for t in (q, k, v))
 
 
+def test_the_conv1d_of_gpt2_is_a_rounded_product():
+    layer, (x,) = Conv1D(6, 8), operands((2, 5, 8))
+    with RoundOperands():
+        ours = layer(x)
+    exact = x.to(torch.bfloat16).double() @ layer.weight.to(torch.bfloat16).double() + layer.bias.double()
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
+
+
 def test_other_types_and_what_is_outside_are_left_alone():
     a, b = operands((4, 8), (8, 3))
     with RoundOperands():
@@ -83,11 +120,18 @@ def test_other_types_and_what_is_outside_are_left_alone():
     assert torch.equal(a @ b, torch.mm(a, b))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def shape_of(architecture):
+    if architecture == "gpt2":  # its linear layers are torch.addmm
+        dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        return GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=2, n_inner=64, n_positions=64, **dropouts)
+    shape = ModelConfig(architecture=architecture, hidden_size=32, layers=2, heads=2, intermediate_size=64)
+    return shape.to_transformers(256)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
 def test_emulated_model_agrees_with_autocast_better_than_fp32_does(architecture):
     """The two BF16 paths differ by where sums are rounded; against FP32 they err alike."""
-    shape = ModelConfig(architecture=architecture, hidden_size=32, layers=2, heads=2, intermediate_size=64)
-    model = initialize(shape.to_transformers(256), 0)
+    model = initialize(shape_of(architecture), 0)
     tokens = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
 
     def gradient(name):

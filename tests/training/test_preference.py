@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from core.config import parse
 from core.errors import UserError
 from training.batch import collate
 from training.chat import ChatEncoder
-from training.dpo import DpoConfig, _Pairs, _WithAdapterOff, reference_log_probabilities, standard_error
-from training.examples import preference_pairs
+from training.dpo import DpoConfig, _Pairs, _read, _references, _WithAdapterOff, pair_log_probabilities
+from training.examples import PackedExamples, preference_pairs
+from training.examples import conversations as read_conversations
 from training.feedback import Feedback
 from training.precision import resolve
-from training.preference import Preference, PreferenceConfig, sequence_log_probabilities, sigmoid_loss
+from training.preference import Preference, PreferenceConfig, answer_log_probabilities, sigmoid_loss
+from training.replay import ReplayConfig, beside
 from training.tuning import Tuned
 from training.world import World
 
@@ -61,6 +64,11 @@ def units(preferences, encoder):
 
 
 @pytest.fixture
+def dialogues(conversations, encoder):
+    return read_conversations(str(conversations / "train.parquet"), encoder, 64, "skip").units[:8]
+
+
+@pytest.fixture
 def model(base):
     """Weights far from those of the reference: random ones, scaled up."""
     found = checkpoint.load_model(base)
@@ -83,32 +91,51 @@ def batch_of(units):
     return collate([[s for unit in units[:4] for s in unit], [s for unit in units[4:] for s in unit]], padding=1)
 
 
-@pytest.mark.parametrize("normalized", [False, True])
-def test_sequence_log_probabilities_equal_a_slow_pass_over_each_alone(model, units, normalized):
-    ours = sequence_log_probabilities(model, batch_of(units), FP32, normalized)
+def test_log_probabilities_of_answers_equal_a_slow_pass_over_each_alone(model, units):
+    ours, tokens = answer_log_probabilities(model, batch_of(units), FP32)
     segments = [segment for unit in units for segment in unit]
-    slow = [slow_log_probability(model, s).item() / (s.learned if normalized else 1) for s in segments]
-    torch.testing.assert_close(ours.detach().double(), torch.tensor(slow, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    slow = torch.tensor([slow_log_probability(model, s).item() for s in segments], dtype=torch.float64)
+    torch.testing.assert_close(ours.detach().double(), slow, rtol=1e-5, atol=1e-5)
+    assert tokens.tolist() == [segment.learned for segment in segments]
 
 
-def test_loss_gradient_and_metrics_equal_a_slow_computation(model, base, units):
-    """Equation 7 per pair with logits of transformers, in a loop; the reference is the checkpoint itself."""
-    config = PreferenceConfig(beta=0.3, label_smoothing=0.1)
+REPLAYS = {"pairs alone": None, "two conversations beside each": ReplayConfig(conversations="", per_pair=2, weight=0.7)}
+
+
+@pytest.mark.parametrize("replay", REPLAYS.values(), ids=REPLAYS)
+@pytest.mark.parametrize(
+    "changes", [{}, {"label_smoothing": 0.1}, {"length_normalized": True}, {"sft_weight": 0.4}], ids=str
+)
+def test_loss_gradient_and_metrics_equal_a_slow_computation(model, base, units, dialogues, changes, replay):
+    """The equation per pair with logits of transformers, in a loop; the reference is the checkpoint itself."""
+    config = PreferenceConfig(beta=0.3, **changes)
     original = checkpoint.load_model(base)
     with torch.no_grad():
         reference = [[float(slow_log_probability(original, s)) for s in unit] for unit in units]
-    batch = replace(batch_of(units), reference=torch.tensor(reference).flatten())
-    sums = Preference(config)(model, batch, FP32)
+    if replay is not None:
+        units = beside(units, dialogues, replay.per_pair, seed=0)
+    batch = replace(batch_of(units), reference=torch.tensor(reference))
+    objective = Preference(config, replay)
+    sums = objective(model, batch, FP32)
     sums.loss.backward()
     ours = torch.cat([p.grad.flatten() for p in model.parameters()])
 
     model.zero_grad()
-    expected = dict.fromkeys(Preference.metrics, 0.0)
+    expected = dict.fromkeys(objective.metrics, 0.0)
     total = 0.0
-    for unit, (chosen_ref, rejected_ref) in zip(units, reference, strict=True):
-        chosen, rejected = (slow_log_probability(model, s) for s in unit)
-        z = 0.3 * ((chosen - chosen_ref) - (rejected - rejected_ref))
-        loss = 0.9 * torch.log1p(torch.exp(-z)) + 0.1 * torch.log1p(torch.exp(z))
+    for (first, second, *more), (chosen_before, rejected_before) in zip(units, reference, strict=True):
+        chosen, rejected = slow_log_probability(model, first), slow_log_probability(model, second)
+        sft_loss = -chosen / first.learned
+        lengths = (first.learned, second.learned) if config.length_normalized else (1, 1)
+        chosen, rejected = chosen / lengths[0], rejected / lengths[1]
+        z = 0.3 * ((chosen - chosen_before / lengths[0]) - (rejected - rejected_before / lengths[1]))
+        share = config.label_smoothing
+        loss = (1 - share) * torch.log1p(torch.exp(-z)) + share * torch.log1p(torch.exp(z))
+        loss = loss + config.sft_weight * sft_loss
+        if more:
+            again = sum(-slow_log_probability(model, segment) / segment.learned for segment in more) / 2
+            loss = loss + 0.7 * again
+            expected["replay_loss"] += float(again.detach())
         loss.backward()
         total += float(loss.detach())
         expected["margin"] += float(z.detach())
@@ -116,11 +143,40 @@ def test_loss_gradient_and_metrics_equal_a_slow_computation(model, base, units):
         expected["preference_accuracy"] += float(chosen > rejected)
         expected["chosen_log_probability"] += float(chosen.detach())
         expected["rejected_log_probability"] += float(rejected.detach())
+        expected["sft_loss"] += float(sft_loss.detach())
     theirs = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert sums.weight == len(units)
     assert sums.loss.item() == pytest.approx(total, rel=1e-5)
     assert sums.metrics == pytest.approx(expected, rel=1e-4)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+def test_terms_of_the_loss_in_closed_form():
+    """ln 2 at the reference, and 0.5 times 6 nats over 4 tokens."""
+    log_p, tokens = torch.tensor([[-6.0, -9.0]]), torch.tensor([[4.0, 3.0]])
+    found = Preference(PreferenceConfig(beta=0.1, sft_weight=0.5)).scores(log_p, tokens, log_p)
+    assert found["loss"].tolist() == pytest.approx([math.log(2) + 0.5 * 6 / 4])
+    assert found["sft_loss"].tolist() == [1.5]
+    reference = torch.tensor([[-10.0, -3.0]])  # means: (-1.5 + 2.5) - (-3 + 1) = 3
+    found = Preference(PreferenceConfig(beta=1 / 3, length_normalized=True)).scores(log_p, tokens, reference)
+    assert found["loss"].tolist() == pytest.approx([0.313262], abs=1e-6)
+    assert found["margin"].tolist() == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("per_pair", [1, 3])
+def test_every_conversation_is_replayed_before_one_returns(units, dialogues, per_pair):
+    """With the pairs in front, as they were."""
+    found = beside(units, dialogues, per_pair, seed=3)
+    assert [unit[:2] for unit in found] == [list(unit) for unit in units]
+    replayed = [[next(i for i, d in enumerate(dialogues) if d[0] is s) for s in unit[2:]] for unit in found]
+    assert {len(part) for part in replayed} == {per_pair}
+    flat = [number for part in replayed for number in part]
+    for begin in range(0, len(flat), len(dialogues)):
+        epoch = flat[begin : begin + len(dialogues)]
+        assert len(set(epoch)) == len(epoch)
+    assert flat[: len(dialogues)] != sorted(flat[: len(dialogues)]), "in the order of the table"
+    again = beside(units, dialogues, per_pair, seed=3)
+    assert all(a is b for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def tune(base, preferences, tmp_path, **changes):
@@ -154,12 +210,10 @@ def test_training_begins_at_ln_2_and_both_references_agree(base, preferences, tm
     tuned = Tuned(config, World())
     pairs = _Pairs(units, 0, 2, 128, padding=1)
     with tuned.before_tuning() as original:
-        pairs.reference = reference_log_probabilities(
-            original, pairs, range(len(units)), False, World(), path, Feedback(tmp_path, active=False)
-        )
+        pairs.reference = pair_log_probabilities(original, pairs, range(len(units)), World(), path)
     tuned.model.train()
     for _, batch in pairs.batches(range(len(units))):
-        with_adapter_off = _WithAdapterOff(config.preference, tuned)
+        with_adapter_off = _WithAdapterOff(config, tuned)
         torch.testing.assert_close(with_adapter_off.reference(batch, path), batch.reference, rtol=0, atol=0)
         for objective in (Preference(config.preference), with_adapter_off):
             sums = objective(tuned.model, batch, path)
@@ -173,21 +227,24 @@ def test_training_begins_at_ln_2_and_both_references_agree(base, preferences, tm
 def test_the_reference_has_no_dropout(dropping, preferences, tmp_path, units):
     config = tune(dropping, preferences, tmp_path, reference="adapter_off")
     tuned = Tuned(config, World())
-    objective = _WithAdapterOff(config.preference, tuned)
+    objective = _WithAdapterOff(config, tuned)
     batch = batch_of(units)
     tuned.model.eval()
     with torch.no_grad():
-        expected = sequence_log_probabilities(tuned.model, batch, FP32)
+        expected, _ = answer_log_probabilities(tuned.model, batch, FP32)
         tuned.model.train()
-        assert not torch.equal(sequence_log_probabilities(tuned.model, batch, FP32), expected), "no dropout at all"
-    assert torch.equal(objective.reference(batch, FP32), expected)
+        assert not torch.equal(answer_log_probabilities(tuned.model, batch, FP32)[0], expected), "no dropout at all"
+    assert torch.equal(objective.reference(batch, FP32).flatten(), expected)
+    pairs = PackedExamples(units, 0, 2, 128, padding=1)
+    once = [pair_log_probabilities(tuned.model, pairs, range(len(units)), World(), FP32) for _ in range(2)]
+    assert torch.equal(*once)
     assert tuned.model.training, "the policy goes on with its dropout"
 
 
 def test_the_reference_stays_while_the_policy_moves(base, preferences, tmp_path, units):
     config = tune(base, preferences, tmp_path, reference="adapter_off")
     tuned = Tuned(config, World())
-    objective = _WithAdapterOff(config.preference, tuned)
+    objective = _WithAdapterOff(config, tuned)
     batch = batch_of(units)
     before = objective.reference(batch, FP32)
     with torch.no_grad():
@@ -195,26 +252,48 @@ def test_the_reference_stays_while_the_policy_moves(base, preferences, tmp_path,
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
     assert torch.equal(objective.reference(batch, FP32), before)
-    assert not torch.allclose(sequence_log_probabilities(tuned.model, batch, FP32), before, atol=1e-3)
+    moved, _ = answer_log_probabilities(tuned.model, batch, FP32)
+    assert not torch.allclose(moved, before.flatten(), atol=1e-3)
 
 
-def test_every_pair_gets_its_own_reference(model, units, tmp_path):
-    """Packing reorders the pairs; the table is in their order."""
-    pairs = _Pairs(units, 0, 1, 70, padding=1)
+def test_every_pair_gets_its_own_reference(model, units, dialogues):
+    """Packing reorders the pairs; the table is in their order, and what is replayed beside them is no part of it."""
     asked = [5, 0, 3, 2]
-    found = reference_log_probabilities(model, pairs, asked, False, World(), FP32, Feedback(tmp_path, active=False))
+    plain = PackedExamples(units, 0, 1, 70, padding=1)
+    found = pair_log_probabilities(model, plain, asked, World(), FP32)
     with torch.no_grad():
-        slow = [[float(slow_log_probability(model, s)) for s in unit] for unit in units]
-    torch.testing.assert_close(found[asked], torch.tensor(slow)[asked], rtol=1e-5, atol=1e-5)
+        slow = torch.tensor([[float(slow_log_probability(model, s)) for s in unit] for unit in units])
+    torch.testing.assert_close(found[asked], slow[asked], rtol=1e-5, atol=1e-5)
     assert not found[[1, 4]].any(), "pairs that nobody asked for cost nothing"
+    pairs = _Pairs(beside(units, dialogues, 2, seed=0), 0, 2, 140, padding=1)
+    pairs.reference = slow
+    seen = []
+    for numbers, batch in pairs.batches(range(len(units))):
+        ours = answer_log_probabilities(model, batch, FP32)[0].view(-1, 4)[:, :2]
+        torch.testing.assert_close(ours, batch.reference, rtol=1e-5, atol=1e-5)
+        seen += numbers
+    assert sorted(seen) == list(range(len(units)))
+
+
+def test_the_progress_of_the_reference_never_passes_its_total(base, preferences, tmp_path):
+    """Training pairs and held-out pairs are one table: "1,840 of 566 pairs" was said once."""
+    config = tune(base, preferences, tmp_path, steps=1, batch_size=8, micro_batch=1)
+    said = []
+    tuned = Tuned(config, World())
+    train, held_out = _read(config, tuned).values()
+    feedback = Feedback(tmp_path, active=True)
+    feedback._write = said.append
+    trainer = SimpleNamespace(steps=1, precision=FP32, feedback=feedback)
+    found, of_held_out = _references(config, tuned, train, held_out, trainer, World())
+    assert [line["done"] for line in said] == sorted(line["done"] for line in said)
+    assert {line["total"] for line in said} == {8 + len(held_out.units)}
+    assert said[-1]["done"] == said[-1]["total"]
+    assert int((found.abs().sum(1) > 0).sum()) == 8
+    assert of_held_out.shape == (len(held_out.units), 2)
+    assert of_held_out.all()
 
 
 def test_adapter_off_without_an_adapter_is_refused(base, preferences, tmp_path):
     settings = tune(base, preferences, tmp_path).model_dump() | {"method": "full", "reference": "adapter_off"}
     with pytest.raises(UserError, match="adapter_off needs method: lora"):
         parse(DpoConfig, settings, "dpo.yaml")
-
-
-def test_standard_error_of_a_share():
-    assert standard_error(0.5, 100) == pytest.approx(0.05)
-    assert standard_error(1.0, 7) == 0

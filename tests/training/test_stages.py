@@ -125,13 +125,48 @@ def test_preferences_are_learned_from_ln_2_on(base, preferences, tmp_path, chang
     assert found.counts["examples"] == {"train": 48, "heldout": 16}
 
 
-def test_both_references_train_the_same_adapter(base, preferences, tmp_path):
-    logs = []
+def test_both_references_train_the_same_adapter(base, preferences, conversations, tmp_path):
+    logs, replay = [], {"conversations": str(conversations / "train.parquet"), "per_pair": 2}
     for reference in ("precomputed", "adapter_off"):
-        dpo.STAGE.execute(dpo_config(tmp_path / reference, base, preferences, reference=reference))
+        config = dpo_config(tmp_path / reference, base, preferences, reference=reference, replay=replay)
+        dpo.STAGE.execute(config)
         logs.append([row["loss"] for row in metrics.read(tmp_path / reference)])
     # Summed in another order: once per set, once per step.
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+
+
+def test_what_is_replayed_is_not_forgotten(base, conversations, preferences, tmp_path):
+    """Two answers to questions of another kind are told apart either way; the old answers stay with replay only."""
+    sft.STAGE.execute(sft_config(tmp_path / "sft", base, conversations, epochs=4, optimizer={"learning_rate": 5e-3}))
+    start, losses = tmp_path / "sft" / "checkpoint", {}
+    ways = {"without": {}, "with": {"replay": {"conversations": str(conversations / "train.parquet"), "per_pair": 2}}}
+    for way, changes in ways.items():
+        changes |= {"epochs": 3}
+        found, _ = dpo.STAGE.execute(dpo_config(tmp_path / way, start, preferences, **changes))
+        after = sft_config(tmp_path / f"{way}, measured", tmp_path / way / "checkpoint", conversations, steps=1)
+        losses[way] = sft.STAGE.execute(after)[0].metrics["validation_loss"]
+    assert losses["with"] < losses["without"] - 0.1
+    assert found.counts["examples"]["replay"] == 64
+    first = metrics.read(tmp_path / "with")[0]
+    assert first["loss"] == pytest.approx(math.log(2) + first["replay_loss"], rel=1e-5)
+
+
+def test_copies_of_a_held_out_pair_do_not_make_the_accuracy_surer(base, preferences, tmp_path):
+    """Pairs about one document vary together."""
+    rows = pq.read_table(preferences / "heldout.parquet").to_pylist()
+    found = {}
+    for copies in (1, 3):
+        folder = tmp_path / f"{copies}"
+        folder.mkdir()
+        table = pa.Table.from_pylist(
+            [row | {"document_id": f"{n}"} for n, row in enumerate(rows) for _ in range(copies)]
+        )
+        pq.write_table(table, folder / "heldout.parquet")
+        shutil.copy(preferences / "train.parquet", folder)
+        found[copies] = dpo.STAGE.execute(dpo_config(folder / "run", base, folder, steps=1))[0].metrics
+    assert 0 < found[1]["preference_accuracy_before"] < 1
+    for name in ("preference_accuracy_before", "preference_accuracy_before_standard_error"):
+        assert found[3][name] == pytest.approx(found[1][name])
 
 
 def test_a_tokenizer_without_padding_is_fine_tuned_and_aligned(base, conversations, preferences, tmp_path):
@@ -225,6 +260,8 @@ def test_tables_that_are_empty_or_of_another_kind_are_refused(
     refused(sft.STAGE, sft_config(run, base, folder), "holds no rows")
     refused(sft.STAGE, sft_config(run, base, preferences), "has no column messages; it holds prompt, chosen")
     refused(dpo.STAGE, dpo_config(run, base, conversations), "has no column prompt; it holds messages")
+    replay = {"conversations": str(preferences / "train.parquet")}
+    refused(dpo.STAGE, dpo_config(run, base, preferences, replay=replay), "has no column messages; it holds prompt")
     (folder / f"{which}.parquet").write_text("no Parquet at all")
     refused(sft.STAGE, sft_config(run, base, folder), "not readable as Parquet")
 
