@@ -3,7 +3,7 @@ PLATFORM ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cp
 READY := .venv/.ready-$(PLATFORM)
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench clean help
+.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench bench-data clean help
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -41,6 +41,12 @@ lock: $(READY) ## renew requirements/cpu.txt and gpu.txt from pyproject.toml
 
 docs: $(READY) ## render docs/settings.md from the stages' configurations
 	.venv/bin/python docs/render_settings.py
+
+bench-data: $(READY) ## measure the claims of the data engine (benchmarks/*.py, about 20 minutes)
+	.venv/bin/python benchmarks/heuristics.py
+	.venv/bin/python benchmarks/signatures.py
+	.venv/bin/python benchmarks/language_id.py
+	.venv/bin/python benchmarks/render.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured
 	.venv/bin/python benchmarks/render.py

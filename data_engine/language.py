@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from core.config import Config, InputPath
@@ -48,16 +50,35 @@ def load(path: str) -> Any:
         raise UserError(f"language.model: {path}: {error}") from None
 
 
-def identify(texts: Sequence[str], path: str) -> tuple[list[str], np.ndarray]:
+def identify(texts: pa.Array | Sequence[str], path: str) -> tuple[list[str], np.ndarray]:
     """The best label of each text and its score in 0 to 1. A text of white space alone is `und`, 0.
 
     One call for the batch: fasttext 0.9.3's `predict` of a single string breaks with NumPy 2.
     """
+    labels, scores = predict(texts, load(path), 1)
+    names = pc.replace_substring(_first(labels, pa.string()).fill_null(_PREFIX + UNKNOWN), _PREFIX, "")
+    values = _first(scores, pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+    return names.to_pylist(), np.minimum(values, 1.0)
+
+
+def predict(texts: pa.Array | Sequence[str], model: Any, best: int) -> tuple[pa.Array, pa.Array]:
+    """The labels of each text with the highest scores, as fastText names them, and the scores.
+
+    texts: n strings; best: how many, -1 for all. Returns (n,) lists of strings and of floats; a text of white space
+    alone has none.
+    """
+    column = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
     # a fastText line ends at '\\n': within a text it becomes a space, at its end it must be there
-    lines = [text.replace("\n", " ") + "\n" for text in texts]
-    labels, scores = load(path).f.multilinePredict(lines, 1, 0.0, "strict")
-    rows = zip(labels, lines, strict=True)
-    names = [row[0].removeprefix(_PREFIX) if row and line.strip() else UNKNOWN for row, line in rows]
-    values = np.array([row[0] if len(row) else 0.0 for row in scores], np.float64)
-    values[[name == UNKNOWN for name in names]] = 0.0
-    return names, np.minimum(values, 1.0)
+    end, nothing = pa.scalar("\n", column.type), pa.scalar("", column.type)
+    lines = pc.binary_join_element_wise(pc.replace_substring(column, "\n", " "), end, nothing)
+    labels, scores = model.f.multilinePredict(lines.to_pylist(), best, 0.0, "strict")
+    blank = pc.equal(pc.utf8_trim_whitespace(column), "")
+    found = [pa.array(labels, pa.list_(pa.string())), pa.array(scores, pa.list_(pa.float64()))]
+    labels, scores = (pc.if_else(blank, pa.scalar([], part.type), part) for part in found)
+    return labels, scores
+
+
+def _first(lists: pa.Array, item: pa.DataType) -> pa.Array:
+    """The first item of each list, null where it is empty."""
+    padded = pc.list_slice(lists, 0, 1, return_fixed_size_list=True)
+    return padded.flatten().cast(item)

@@ -123,7 +123,7 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
         while batch := list(islice(found, BATCH)):
             clock = measured_part("read_extract", clock)
             texts = pa.array([text for _, text in batch], pa.large_string())
-            labels, scores = _languages(batch, model if config.rules else None)
+            labels, scores = _languages(batch, texts, model if config.rules else None)
             measured = None
             if config.rules:
                 clock = measured_part("language", clock)
@@ -180,11 +180,13 @@ def _extracted(
             quarantined.append(Damage(record.file, record.offset, str(error), record.url))
 
 
-def _languages(batch: list[tuple[Record, str]], model: str | None) -> tuple[list[str], np.ndarray]:
+def _languages(
+    batch: list[tuple[Record, str]], texts: pa.Array, model: str | None
+) -> tuple[list[str], np.ndarray]:
     """Labels and scores of a batch, undetermined without a model. What a source says (of source code) is certain."""
     labels, scores = [UNKNOWN] * len(batch), np.full(len(batch), np.nan)
     if model is not None:
-        labels, scores = identify([text for _, text in batch], model)
+        labels, scores = identify(texts, model)
     for place, (record, _) in enumerate(batch):
         if record.language:
             labels[place], scores[place] = record.language, 1.0

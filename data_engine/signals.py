@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from data_engine import languages
+from data_engine import datatrove_flavour, languages
 from data_engine.kernels import c4, lines, repetition, vocabulary, words
 from data_engine.kernels.unicode import buffers, code_points
 from data_engine.policies import Policies
@@ -78,6 +78,8 @@ def measure(texts: pa.Array, document_languages: Sequence[str], policies: Polici
     for name in ("terminal_lines", "c4_sentences", "c4_kept_lines"):
         signals[name][endless] = np.nan
     signals["quality"] = _quality(signals)
+    if policies.flavour == "datatrove":
+        signals.update(datatrove_flavour.measure(utf8, offsets, policies))
     return {name: signals[name] for name in NAMES}
 
 

@@ -1,7 +1,7 @@
 """What deduplication keeps of a document: its narrow row, and the MinHash signature of its shingles."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ def sketch(
     table["date"] = [_seconds(date) for date in dates]
     if not config.near:
         return table, np.zeros((len(ids), 0), np.uint32)
-    values, ends = shingle_sets(texts, config.shingle)
+    values, ends = _shingles(texts, config.shingle, shingles.shingle_hashes)
     table["shingles"] = np.diff(ends, prepend=0)
     a, b = minhash.permutations(config.permutations, seed)
     signatures = np.empty((len(ids), config.permutations), np.uint32)
@@ -46,11 +46,15 @@ def sketch(
 
 def shingle_sets(texts: Any, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The ascending shingle sets of texts end to end, uint64, and where each ends, (n,) int64."""
+    return _shingles(texts, width, shingles.shingle_sets)
+
+
+def _shingles(texts: Any, width: int, kernel: Callable[..., None]) -> tuple[np.ndarray, np.ndarray]:
     utf8, offsets = buffers(texts)
     classes, lower = code_points()
     values = np.empty(int(offsets[-1] - offsets[0]) + 1, np.uint64)
     ends = np.empty(offsets.size - 1, np.int64)
-    shingles.shingle_sets(utf8, offsets, classes, lower, width, values, ends)
+    kernel(utf8, offsets, classes, lower, width, values, ends)
     return values[: ends[-1] if ends.size else 0], ends
 
 

@@ -49,13 +49,13 @@ def _lower(byte: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _phrases_in(
-    utf8: np.ndarray, start: int, end: int, text: np.ndarray, starts: np.ndarray, kinds: np.ndarray, first: np.ndarray
+def phrases_in(
+    units: np.ndarray, start: int, end: int, text: np.ndarray, starts: np.ndarray, kinds: np.ndarray, first: np.ndarray
 ) -> int:
-    """The kinds of all phrases that occur in bytes start..end."""
+    """The kinds of all phrases that occur in start..end of UTF-8 bytes or code points."""
     found = 0
     for at in range(start, end):
-        if not first[utf8[at]]:
+        if units[at] > 127 or not first[units[at]]:
             continue
         for phrase in range(kinds.size):
             length = starts[phrase + 1] - starts[phrase]
@@ -63,7 +63,7 @@ def _phrases_in(
                 continue
             same = True
             for offset in range(length):
-                if _lower(utf8[at + offset]) != text[starts[phrase] + offset]:
+                if _lower(units[at + offset]) != text[starts[phrase] + offset]:
                     same = False
                     break
             if same:
@@ -125,7 +125,7 @@ def c4_statistics(
             if not words:
                 continue
             lines += 1
-            found = _phrases_in(utf8, begin, stop, text, starts, kinds, first)
+            found = phrases_in(utf8, begin, stop, text, starts, kinds, first)
             policy += found & (POLICY | JAVASCRIPT) != 0
             if longest > max_word_length or (terminal_needed and not terminal) or words < min_words:
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 
 SEED = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x100000001B3)
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _EMPTY = np.int64(-1)
 
 
@@ -38,6 +39,18 @@ def hash_sequence(hashes: np.ndarray, start: int, length: int) -> Any:
     for position in range(start, start + length):
         state = finish(state ^ hashes[position]) * _PRIME
     return finish(state)
+
+
+@numba.njit(nogil=True, cache=True)
+def hash_window(hashes: np.ndarray, start: int, length: int) -> Any:
+    """Hash of `length` well-mixed hashes in their order: the sum of h_i * odd^(length - i), mixed once.
+
+    One multiplication for each, where `hash_sequence` takes three. hashes: (n,) uint64.
+    """
+    total = np.uint64(0)
+    for position in range(start, start + length):
+        total = total * _ODD + hashes[position]
+    return finish(total)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,10 +1,46 @@
-"""Shingles: the set of word sequences of a document, as sorted 64-bit hashes, and MinHash signatures of that set."""
+"""Shingles: the set of word sequences of a document, as 64-bit hashes, and MinHash signatures of that set."""
 
 import numba
 import numpy as np
 
-from data_engine.kernels.hashing import hash_sequence
+from data_engine.kernels.hashing import find_or_insert, hash_sequence, hash_window, table_size
 from data_engine.kernels.words import split_tokens
+
+
+@numba.njit(nogil=True, cache=True)
+def shingle_hashes(
+    utf8: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    lower: np.ndarray,
+    width: int,
+    shingles: np.ndarray,
+    ends: np.ndarray,
+) -> None:
+    """The distinct shingles of documents, one document after the other, in the order in which they appear.
+
+    A shingle is `width` tokens in a row (words.split_tokens: case and punctuation make no difference); a document
+    with fewer tokens is one shingle, an empty one has none. shingles: uint64, as long as the bytes of all documents;
+    ends: (n,) int64, where each document's part ends.
+    """
+    longest = 0
+    for document in range(offsets.size - 1):
+        longest = max(longest, offsets[document + 1] - offsets[document])
+    tokens = np.empty(longest + 1, np.uint64)
+    slots = np.empty(table_size(longest + 1), np.int32)
+    filled = 0
+    for document in range(offsets.size - 1):
+        count = split_tokens(utf8, offsets[document], offsets[document + 1], classes, lower, tokens)
+        size = min(width, count)
+        if size:
+            part = shingles[filled:]
+            mask = table_size(count - size + 1) - 1
+            slots[: mask + 1] = -1
+            distinct = 0
+            for at in range(count - size + 1):
+                distinct += find_or_insert(slots, part, mask, hash_window(tokens, at, size), distinct) == distinct
+            filled += distinct
+        ends[document] = filled
 
 
 @numba.njit(nogil=True, cache=True)
@@ -17,42 +53,20 @@ def shingle_sets(
     shingles: np.ndarray,
     ends: np.ndarray,
 ) -> None:
-    """Shingle sets of documents, one after the other.
-
-    A shingle is `width` tokens in a row (words.split_tokens: case and punctuation make no difference); a document
-    with fewer tokens is one shingle, an empty one has none. shingles: uint64, as long as the bytes of all documents,
-    filled with ascending distinct hashes; ends: (n,) int64, where each document's part ends.
-    """
-    longest = 0
-    for document in range(offsets.size - 1):
-        longest = max(longest, offsets[document + 1] - offsets[document])
-    tokens = np.empty(longest + 1, np.uint64)
-    filled = 0
-    for document in range(offsets.size - 1):
-        count = split_tokens(utf8, offsets[document], offsets[document + 1], classes, lower, tokens)
-        size = min(width, count)
-        if size:
-            start = filled
-            for at in range(count - size + 1):
-                shingles[start + at] = hash_sequence(tokens, at, size)
-            part = shingles[start : start + count - size + 1]
-            part.sort()
-            previous = part[0]
-            filled += 1
-            for at in range(1, part.size):
-                if part[at] != previous:
-                    previous = part[at]
-                    shingles[filled] = previous
-                    filled += 1
-        ends[document] = filled
+    """The same with each document's shingles in ascending order, as `jaccard` takes them."""
+    shingle_hashes(utf8, offsets, classes, lower, width, shingles, ends)
+    start = 0
+    for end in ends:
+        shingles[start:end].sort()
+        start = end
 
 
 @numba.njit(nogil=True, cache=True)
 def minhash(shingles: np.ndarray, ends: np.ndarray, a: np.ndarray, b: np.ndarray, signatures: np.ndarray) -> None:
     """MinHash signatures in datasketch 2.0's family affine32: min over h of a * fmix32(h) + b mod 2^32.
 
-    h is the low half of each 64-bit hash. shingles, ends: as from `shingle_sets`; a, b: (permutations,) uint32, a odd;
-    signatures: (n, permutations) uint32, 2^32 - 1 throughout for an empty set.
+    h is the low half of each 64-bit hash. shingles, ends: as from `shingle_hashes`, in any order; a, b:
+    (permutations,) uint32, a odd; signatures: (n, permutations) uint32, 2^32 - 1 throughout for an empty set.
     """
     start = 0
     for document in range(ends.size):

@@ -150,6 +150,18 @@ def split_tokens(
     inside = False
     at = start
     while at < end:
+        byte = utf8[at]
+        if byte < 0x80:  # most text, and no need to decode it
+            if classes[byte] & LETTERLIKE:
+                state = step(state, lower[byte])
+                inside = True
+            elif inside:
+                hashes[count] = finish(state)
+                count += 1
+                state = SEED
+                inside = False
+            at += 1
+            continue
         point, following = decode(utf8, at, end)
         row = entry(point)
         kind = classes[row]

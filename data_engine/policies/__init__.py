@@ -1,5 +1,7 @@
 """Policies: thresholds on measured signals. One file a policy; none reads text or files."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from core.config import Config
@@ -16,6 +18,11 @@ __all__ = ["C4", "FineWeb", "GopherQuality", "GopherRepetition", "Policies", "Po
 class Policies(Config):
     """Every quality policy, in the order in which it judges; the first rule broken is the reason."""
 
+    flavour: Literal["default", "datatrove"] = Field(
+        "default",
+        description="whose reading of the published rules: this project's, for any language, or datatrove 0.10's four "
+        "filter classes as they are (English words as spaCy cuts them; FineWeb judges what C4 leaves of a document)",
+    )
     toxicity: Toxicity = Field(default_factory=Toxicity, description="share of words on the toxic lists")
     gopher_repetition: GopherRepetition = Field(default_factory=GopherRepetition, description="repeated text")
     gopher_quality: GopherQuality = Field(default_factory=GopherQuality, description="text that is no prose")

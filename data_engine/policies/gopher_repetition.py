@@ -33,19 +33,19 @@ class GopherRepetition(Policy):
     max_duplicate_10_gram: float | None = Field(0.10, description="in repeated 10-grams; Gopher 0.10")
 
     def rules(self) -> Iterator[Rule]:
-        """In the order of the paper's table."""
-        yield Rule("duplicate_line_fraction", "duplicate_line_fraction", at_most=self.max_duplicate_line_fraction)
+        """In datatrove's order: paragraphs, lines, n-grams."""
         yield Rule(
             "duplicate_paragraph_fraction",
             "duplicate_paragraph_fraction",
             at_most=self.max_duplicate_paragraph_fraction,
         )
-        yield Rule("duplicate_line_characters", "duplicate_line_characters", at_most=self.max_duplicate_line_characters)
         yield Rule(
             "duplicate_paragraph_characters",
             "duplicate_paragraph_characters",
             at_most=self.max_duplicate_paragraph_characters,
         )
+        yield Rule("duplicate_line_fraction", "duplicate_line_fraction", at_most=self.max_duplicate_line_fraction)
+        yield Rule("duplicate_line_characters", "duplicate_line_characters", at_most=self.max_duplicate_line_characters)
         yield Rule("top_2_gram", "top_2_gram", at_most=self.max_top_2_gram)
         yield Rule("top_3_gram", "top_3_gram", at_most=self.max_top_3_gram)
         yield Rule("top_4_gram", "top_4_gram", at_most=self.max_top_4_gram)

@@ -1,0 +1,81 @@
+"""What every benchmark needs: test data, one core, alternating timings, the machine in words, the result file."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+
+def test_data(name: str) -> Path:
+    """A file of the test data folder: RAYMILL_TEST_DATA, else ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("RAYMILL_TEST_DATA", HERE.parent.parent / "shared" / "data"))
+    path = folder / name
+    if not path.exists():
+        sys.exit(f"{path}: no such file; RAYMILL_TEST_DATA names the folder of the test data")
+    return path
+
+
+def one_thread() -> None:
+    """Keep libraries that are imported from now on to one thread: a figure per core is of one core."""
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "ARROW_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def cpu_seconds(work: Callable[[], object], times: int = 1) -> float:
+    """Processor time of one call, the median over `times` calls. Unlike the clock it does not count what other
+    processes of a shared machine take; for work of one thread without waiting the two are the same."""
+
+    def once() -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    return statistics.median(once() for _ in range(times))
+
+
+def machine() -> str:
+    """Processor, cores and memory of this machine."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gibibytes:.0f} GiB"
+
+
+def commit() -> str:
+    """The commit that was measured, with '+' where the tree held more than it."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
+    dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":!benchmarks/results"], cwd=HERE, check=False)
+    return head.stdout.strip() + ("+" if dirty.returncode else "")
+
+
+def write(claim: str, value: float, ours: object, theirs: object, runs: list[float], **more: object) -> None:
+    """Write the result of a claim and print it. value: the figure the claim speaks of; runs: its value in each run;
+    ours, theirs: the two sides in their own unit; more: whatever explains the figure."""
+    known = {entry["id"]: entry for entry in json.loads((HERE / "claims.json").read_text(encoding="utf-8"))}
+    result = {
+        "id": claim,
+        "value": value,
+        "ours": ours,
+        "theirs": theirs,
+        "runs": runs,
+        "machine": machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit(),
+        **more,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    (RESULTS / f"{claim}.json").write_text(text, encoding="utf-8")
+    bar, better = known[claim]["bar"], known[claim]["better"]
+    holds = value >= bar if better == "higher" else value <= bar
+    print(f"{claim}: {value:.4g} (bar {bar}, aim {known[claim]['aim']}): {'holds' if holds else 'MISSED'}")
