@@ -180,9 +180,7 @@ def _extracted(
             quarantined.append(Damage(record.file, record.offset, str(error), record.url))
 
 
-def _languages(
-    batch: list[tuple[Record, str]], texts: pa.Array, model: str | None
-) -> tuple[list[str], np.ndarray]:
+def _languages(batch: list[tuple[Record, str]], texts: pa.Array, model: str | None) -> tuple[list[str], np.ndarray]:
     """Labels and scores of a batch, undetermined without a model. What a source says (of source code) is certain."""
     labels, scores = [UNKNOWN] * len(batch), np.full(len(batch), np.nan)
     if model is not None:
