@@ -11,6 +11,9 @@ _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",  # ray < 2.61 leaves clusters made by `ray start` open unless told so
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Serve kills its proxy when it does not answer three times within this time, and on a busy machine its imports take
+    # longer than the 5 s that Serve gives it. Its controller reads it from the environment that Ray was started with.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",

@@ -38,13 +38,14 @@ def _connect(address: str | None) -> None:
         log.info("starting Ray in this process (%s cores)", os.cpu_count())
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         return
+    resolved = _resolve(chosen)
     try:
-        ray.init(address=_resolve(chosen), log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=resolved, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--address {chosen}: no Ray cluster answers there ({str(error).splitlines()[0]}); {_MEND}"
         ) from None
-    log.info("connected to the Ray cluster at %s", chosen)
+    log.info("connected to the Ray cluster at %s", resolved)
 
 
 def _resolve(address: str) -> str:

@@ -4,10 +4,13 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-_out = Console(highlight=False, soft_wrap=True)
+_UNLIMITED = 10_000
+# What is no terminal has no width: a table in a pipe or a log keeps its ids and paths whole.
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _UNLIMITED)
 _NOISY = ("httpx", "httpx2", "httpcore", "ray", "urllib3", "filelock", "matplotlib", "numba", "trafilatura", "openai")
 
 
@@ -33,8 +36,12 @@ def start_logging(debug: bool = False) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A plain table on standard output."""
-    shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    """A plain table on standard output; on a narrow terminal the first column, which names the row, stays whole."""
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    name, *others = columns
+    shown.add_column(name, min_width=max((cell_len(row[0]) for row in rows), default=0))
+    for column in others:
+        shown.add_column(column)
     for row in rows:
         shown.add_row(*row)
     _out.print(shown)

@@ -1,7 +1,6 @@
 """The endpoint as a Ray Serve application: start it, wait until it answers, look at it, stop it."""
 
 import logging
-import os
 import re
 import socket
 import time
@@ -29,9 +28,6 @@ _POLL_SECONDS = 0.5
 _DOOR_CPUS = 0.1
 _MANY = 100_000
 _STOP_SECONDS = 60
-# Serve kills its proxy when it does not answer three times within this time: on a busy machine its imports take longer.
-# Serve's controller reads it from the environment that Ray was started with.
-os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 _DEATH = re.compile(r"(?:Error|Exception): (.+)")
 
 
