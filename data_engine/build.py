@@ -1,14 +1,13 @@
 """The stage `data build`: raw sources to clean, deduplicated documents."""
 
-import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from cluster import runtime
-from core.config import InputPath, StageConfig
+from core.config import RUNTIME, InputPath, StageConfig
 from core.errors import RaymillError, UserError
 from core.manifest import Manifest
 from core.run import Run
@@ -35,6 +34,7 @@ from data_engine.pii import PiiConfig
 from data_engine.policies import Policies
 from data_engine.shard_map import Task, map_tasks
 from data_engine.sources import Shard, Source, list_shards
+from data_engine.takeover import take_over
 from data_engine.write import write_shard
 
 
@@ -53,6 +53,10 @@ class BuildConfig(StageConfig):
     pii: PiiConfig = Field(default_factory=PiiConfig, description="personal data that is replaced by placeholders")
     answer_key: InputPath | None = Field(
         None, description="YAML that says what must become of certain pages; a mismatch fails the stage"
+    )
+    reuse: Annotated[str | None, RUNTIME] = Field(
+        None,
+        description="an earlier build: what it measured of the same input is taken over, only new input is measured",
     )
     max_document_bytes: int = Field(10_000_000, ge=1, description="a longer payload goes to quarantine")
     shard_bytes: int = Field(4 << 20, ge=1 << 10, description="bytes of WARC.gz or JSONL that one task works on")
@@ -91,6 +95,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
         runtime.connect()
 
     earlier = open_earlier(config.dedup, config.seed)
+    taken = _take_over(config, shards, folders)
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not _is_decided(shards[n], folders)]
     worked = map_tasks(run, "measured", tasks, partial(_measure_and_decide, config, folders), counted="documents")
@@ -108,18 +113,28 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     with run.timing("report"):
         report = build_report.render(config, balance, counts, run.directory, answered, worked, run.timings)
         contaminated = contamination_report.add(report, benchmarks, run.directory)
-    for left in run.directory.rglob(".*.tmp"):
-        left.unlink(missing_ok=True)
     manifest = run.commit(
         counts=balance.counts(),
         metrics=balance.metrics()
-        | {"dedup": counts, "headline": _headline(balance, key, answered, contaminated)}
+        | {"dedup": counts, "shards": {"measured": len(shards) - taken, "reused": taken}}
+        | {"headline": _headline(balance, key, answered, contaminated)}
         | ({"contamination": contaminated} if contaminated else {})
         | ({"answer_key": answered} if answered is not None else {}),
         report=report,
     )
-    shutil.rmtree(folders.work, ignore_errors=True)
+    folders.clear()
     return manifest
+
+
+def _take_over(config: BuildConfig, shards: list[Shard], folders: Folders) -> int:
+    """How many shards an earlier build has measured."""
+    if config.reuse is None:
+        return 0
+
+    def measuring(settings: dict[str, Any]) -> MeasureConfig:
+        return BuildConfig.model_validate(settings).measuring()
+
+    return take_over(config.reuse, shards, config.measuring(), measuring, folders)
 
 
 def _headline(

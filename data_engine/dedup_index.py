@@ -153,7 +153,7 @@ def open_earlier(config: DedupConfig, seed: int) -> Earlier:
                 f"dedup.against: {path} holds no index; build it with dedup.index: true, or run 'raymill data index'"
             )
         table = pq.read_table(shards)
-        theirs, ours = json.loads(table.schema.metadata[b"raymill"]), settings(config, seed)
+        theirs, ours = json.loads(pq.read_metadata(shards).metadata[b"raymill"]), settings(config, seed)
         differing = [name for name in ours if theirs[name] != ours[name]]
         if differing:
             listed = ", ".join(f"{name} {theirs[name]} and not {ours[name]}" for name in differing)

@@ -1,6 +1,7 @@
 """The first map: read a shard, extract, tell languages, measure signals, sketch; write what was measured."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -96,6 +97,12 @@ class Folders:
     def contamination(self, shard: str) -> Path:
         """Benchmark items that documents hold."""
         return self.directory / "contamination" / f"{shard}.parquet"
+
+    def clear(self) -> None:
+        """Remove what only a running stage needs, and what tasks that died left half-written."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for left in self.directory.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
 
     def scratch(self, step: str, name: str, ending: str = "npy") -> Path:
         """A file of a step between the first map and the last."""

@@ -32,6 +32,7 @@ _GROUPS = {
 _STAGES = {
     "data.crawl": "Fetch pages politely and store them as WARC.",
     "data.build": "Turn WARC, Parquet or JSONL into clean, deduplicated documents.",
+    "data.index": "Index a documents artifact, for later builds to deduplicate against.",
     "data.tokenize": "Train a byte-level BPE tokenizer and write tokens.",
     "data.derive": "Derive instruction pairs, preference pairs and questions from documents.",
     "train.pretrain": "Train a language model from tokens.",

@@ -8,6 +8,7 @@ from core.stage import Stage
 MODULES = {
     "data.crawl": "data_engine.crawl",
     "data.build": "data_engine.build",
+    "data.index": "data_engine.index",
     "data.tokenize": "data_engine.tokenize",
     "data.derive": "data_engine.derive",
     "train.pretrain": "training.pretrain",
