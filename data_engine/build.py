@@ -20,6 +20,7 @@ from data_engine import (
     dedup_index,
     language,
     near_duplicates,
+    url_filter,
 )
 from data_engine.balance import Balance, collect
 from data_engine.decide import decide_shard
@@ -35,6 +36,7 @@ from data_engine.policies import Policies
 from data_engine.shard_map import Task, map_tasks
 from data_engine.sources import Shard, Source, list_shards
 from data_engine.takeover import take_over
+from data_engine.url_filter import UrlConfig
 from data_engine.write import write_shard
 
 
@@ -43,6 +45,7 @@ class BuildConfig(StageConfig):
 
     sources: list[Source] = Field(min_length=1, description="where documents come from")
     extraction: ExtractionConfig = Field(default_factory=ExtractionConfig, description="HTML to main text")
+    url: UrlConfig = Field(default_factory=UrlConfig, description="what is rejected by its address, before extraction")
     language: LanguageConfig = Field(default_factory=LanguageConfig, description="language identification")
     policies: Policies = Field(default_factory=Policies, description="quality rules with their thresholds")
     rules: bool = Field(True, description="tell languages and apply the quality rules; false only removes copies")
@@ -73,6 +76,7 @@ class BuildConfig(StageConfig):
         return MeasureConfig(
             sources=self.sources,
             extraction=self.extraction,
+            url=self.url,
             language=self.language,
             policies=self.policies,
             dedup=self.dedup,
@@ -87,6 +91,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     key = answer_key.load(config.answer_key) if config.answer_key is not None else None
     if config.rules:
         language.load(language.model_path(config.language))
+    url_filter.load(config.url)
     shards = list_shards(config.sources, run.inputs, config.shard_bytes, config.rows_per_shard)
     folders = Folders(run.directory)
     with run.timing("benchmarks"):
@@ -174,7 +179,7 @@ def _measure_and_decide(config: BuildConfig, folders: Folders, task: Task) -> di
     if not folders.measured(task["shard"].name).exists():
         worked = measure_shard(task["shard"], config.measuring(), folders)
     rules = (config.language, config.policies) if config.rules else None
-    decide_shard(task["shard"], task["number"], rules, config.dedup, folders)
+    decide_shard(task["shard"], task["number"], rules, config.url, config.dedup, folders)
     return worked
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_engine import rows, signals
+from data_engine import rows, signals, url_filter
 from data_engine.kernels.shingles import band_keys
 from data_engine.language import LanguageConfig
 from data_engine.measure import Folders
@@ -13,6 +13,7 @@ from data_engine.policies import Policies, Rule
 from data_engine.policies.base import Verdict, judge
 from data_engine.sources import Shard
 from data_engine.tables import TableWriter
+from data_engine.url_filter import UrlConfig
 
 SCHEMA = pa.schema([("reason", pa.string()), ("value", pa.float64()), ("threshold", pa.float64())])
 """One row for each row of the shard's measured file; all null where the document stays."""
@@ -25,20 +26,24 @@ def decide_shard(
     shard: Shard,
     number: int,
     rules: tuple[LanguageConfig, Policies] | None,
+    url: UrlConfig,
     dedup: DedupConfig,
     folders: Folders,
 ) -> None:
-    """Judge a measured shard. No text is read; without rules only an empty text is rejected.
+    """Judge a measured shard. No text is read; without rules only addresses and empty texts are judged.
 
     Writes the narrow rows of what stays, sorted by text digest, the bands of their signatures, sorted by key, and the
     verdicts, these last.
     """
     table = np.array(rows.load(folders.sketch(shard.name)))
     table["ref"] = rows.refs(number, table.size)
+    verdict = Verdict.clear(table.size)
+    unwanted = url_filter.load(url)
+    if unwanted.active:
+        unwanted.judge(pq.read_table(folders.measured(shard.name), columns=["url"])["url"].to_pylist(), verdict)
     if rules is not None:
-        verdict = judge_table(pq.read_table(folders.measured(shard.name), columns=_COLUMNS), *rules)
+        judge_table(pq.read_table(folders.measured(shard.name), columns=_COLUMNS), *rules, verdict)
     else:
-        verdict = Verdict.clear(table.size)
         verdict.apply("extract", EMPTY, table["characters"].astype(np.float64))
     stays = np.flatnonzero([reason is None for reason in verdict.reasons])
     staying = table[stays]
@@ -65,11 +70,10 @@ def bands_of(table: np.ndarray, signatures: np.ndarray, dedup: DedupConfig) -> n
     return out
 
 
-def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies) -> Verdict:
-    """The verdict on rows with `language`, `language_score`, `signals`: no text, language, then the policies."""
-    verdict = Verdict.clear(measured.num_rows)
+def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies, verdict: Verdict) -> None:
+    """Judge rows with `language`, `language_score`, `signals`: no text, language, then the policies."""
     if not measured.num_rows:
-        return verdict
+        return
     values = signals.from_arrow(measured["signals"])
     verdict.apply("extract", EMPTY, values["characters"])
     scores = measured["language_score"].to_numpy()
@@ -78,4 +82,3 @@ def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies
         verdict.mark("language:not_allowed", unwanted, scores, np.nan)
     verdict.apply("language", Rule("low_score", "language_score", at_least=language.min_score), scores)
     judge(policies.enabled(), values, verdict)
-    return verdict

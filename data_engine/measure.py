@@ -15,7 +15,7 @@ from pydantic import Field
 
 from core import storage
 from core.config import Config
-from data_engine import minhash, rows, signals, sketch
+from data_engine import minhash, rows, signals, sketch, url_filter
 from data_engine.charset import decode, tidy
 from data_engine.extract import ExtractionConfig, ExtractionError, Extractor
 from data_engine.language import UNKNOWN, LanguageConfig, identify, model_path
@@ -23,6 +23,7 @@ from data_engine.policies import Policies
 from data_engine.records import Damage, Record, Skips
 from data_engine.sources import Shard, Source, read
 from data_engine.tables import TableWriter
+from data_engine.url_filter import UrlConfig, UrlFilter
 
 BATCH = 512
 """Documents measured together; also the row group of measured/."""
@@ -47,6 +48,7 @@ class MeasureConfig(Config):
 
     sources: list[Source] = Field(description="where documents come from")
     extraction: ExtractionConfig = Field(description="HTML to text")
+    url: UrlConfig = Field(description="what is rejected by its address has no text")
     language: LanguageConfig = Field(description="language identification")
     policies: Policies = Field(description="line lengths and the like shape signals")
     dedup: minhash.DedupConfig = Field(description="shingles and signatures")
@@ -125,7 +127,8 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
         return now
 
     with Extractor(config.extraction) as extractor, TableWriter(folders.measured(shard.name), SCHEMA) as writer:
-        found = _extracted(read(shard, source, config.max_document_bytes, skips), extractor, quarantined)
+        records = read(shard, source, config.max_document_bytes, skips)
+        found = _extracted(records, url_filter.load(config.url), extractor, quarantined)
         clock = time.monotonic()
         while batch := list(islice(found, BATCH)):
             clock = measured_part("read_extract", clock)
@@ -171,11 +174,14 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
 
 
 def _extracted(
-    found: Iterator[Record | Damage], extractor: Extractor, quarantined: list[Damage]
+    found: Iterator[Record | Damage], unwanted: UrlFilter, extractor: Extractor, quarantined: list[Damage]
 ) -> Iterator[tuple[Record, str]]:
     for record in found:
         if isinstance(record, Damage):
             quarantined.append(record)
+            continue
+        if unwanted(record.url):
+            yield record, ""  # decide_shard finds the same again and says why
             continue
         if record.media == "text":
             yield record, tidy(decode(record.payload, record.charset)).strip()

@@ -102,7 +102,8 @@ def test_language_rules_come_first_and_need_their_score():
     table = pa.table(
         {"language": ["en", "en", "de", "und"], "language_score": [0.9, 0.5, 0.99, 0.0], "signals": measured}
     )
-    result = judge_table(table, LanguageConfig(allow=["en"]), Policies())
+    result = Verdict.clear(table.num_rows)
+    judge_table(table, LanguageConfig(allow=["en"]), Policies(), result)
     assert result.reasons.tolist() == [None, "language:low_score", "language:not_allowed", "extract:empty"]
     assert result.thresholds[1] == 0.65
 
