@@ -32,11 +32,15 @@ class Section:
 
 
 class Report:
-    """Collects sections in order; `render()` gives the page."""
+    """Collects sections in order; `render()` gives the page. A section without a title belongs to the one before it.
 
-    def __init__(self, title: str, summary: str = "") -> None:
+    contents: list the sections with links to them at the top, for pages of many sections.
+    """
+
+    def __init__(self, title: str, summary: str = "", contents: bool = False) -> None:
         self.title = title
         self.summary = summary
+        self.contents = contents
         self.sections: list[Section] = []
         self._figures = count()
 
@@ -76,7 +80,7 @@ class Report:
             loader=PackageLoader("core", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         return environment.get_template("report.html.j2").render(
-            title=self.title, summary=self.summary, sections=self.sections
+            title=self.title, summary=self.summary, sections=self.sections, contents=self.contents
         )
 
 

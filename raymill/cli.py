@@ -34,6 +34,7 @@ _STAGES = {
     "data.build": "Turn WARC, Parquet or JSONL into clean, deduplicated documents.",
     "data.index": "Index a documents artifact, for later builds to deduplicate against.",
     "data.tokenize": "Train a byte-level BPE tokenizer and write tokens.",
+    "data.stats": "Make a page to browse a documents artifact: counts, histograms, samples of each rule.",
     "data.derive": "Derive instruction pairs, preference pairs and questions from documents.",
     "train.pretrain": "Train a language model from tokens.",
     "train.sft": "Fine-tune a checkpoint on conversations.",

@@ -10,6 +10,7 @@ MODULES = {
     "data.build": "data_engine.build",
     "data.index": "data_engine.index",
     "data.tokenize": "data_engine.tokenize",
+    "data.stats": "data_engine.stats",
     "data.derive": "data_engine.derive",
     "train.pretrain": "training.pretrain",
     "train.sft": "training.sft",
