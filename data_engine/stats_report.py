@@ -163,7 +163,7 @@ def _draw(
     else:
         edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
     clipped = [np.clip(values[group & np.isfinite(values)], edges[0], edges[-1]) for group in groups.values()]
-    axes.hist(clipped, bins=edges, stacked=True, color=[ACCENT, SECOND], label=list(groups))
+    axes.hist(clipped, bins=edges.tolist(), stacked=True, color=[ACCENT, SECOND], label=list(groups))
     for threshold in thresholds:
         axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.0)
 
@@ -205,9 +205,9 @@ def _cut(text: str, characters: int) -> str:
 
 def _kept(report: Report, config: "StatsConfig", census: Census, found: Found) -> None:
     kept = found.sample.filter(pa.array(~found.rejected))
-    languages = [name for name, _ in found.languages.most_common(8)] or [None]
+    languages: list[str | None] = [name for name, _ in found.languages.most_common(8)]
     chosen = []
-    for language in languages:
+    for language in languages or [None]:
         rows = kept.filter(pc.equal(kept["language"], language)) if language is not None else kept
         chosen += [(language, name) for name in draw(rows["id"].to_pylist(), config.kept_samples, config.seed, "kept")]
     texts = census.texts(name for _, name in chosen)

@@ -36,6 +36,7 @@ _STAGES = {
     "data.tokenize": "Train a byte-level BPE tokenizer and write tokens.",
     "data.stats": "Make a page to browse a documents artifact: counts, histograms, samples of each rule.",
     "data.derive": "Derive instruction pairs, preference pairs and questions from documents.",
+    "data.ablate": "Try mixtures of sources with small pretrainings side by side, rank them, predict others.",
     "train.pretrain": "Train a language model from tokens.",
     "train.sft": "Fine-tune a checkpoint on conversations.",
     "train.dpo": "Align a checkpoint with preference pairs.",

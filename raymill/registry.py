@@ -12,6 +12,7 @@ MODULES = {
     "data.tokenize": "data_engine.tokenize",
     "data.stats": "data_engine.stats",
     "data.derive": "data_engine.derive",
+    "data.ablate": "raymill.ablate",
     "train.pretrain": "training.pretrain",
     "train.sft": "training.sft",
     "train.dpo": "training.dpo",
