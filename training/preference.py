@@ -1,11 +1,12 @@
 """Direct preference optimisation: the margin of the chosen answer over the rejected one, against a reference."""
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, relu
 
 from core.config import Config
 from training.batch import Batch
@@ -19,22 +20,60 @@ from training.replay import ReplayConfig
 class PreferenceConfig(Config):
     """The preference loss."""
 
-    loss: Literal["sigmoid"] = Field("sigmoid", description="sigmoid: DPO (Rafailov et al. 2023, eq. 7)")
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference model")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs assumed wrong (cDPO)")
+    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = Field(
+        "sigmoid", description="DPO's own, its unbiased form for noisy labels, hinge (SLiC, RSO), or IPO's square"
+    )
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference model; IPO's tau")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of pairs assumed wrong: cDPO with sigmoid, the noise rate with robust"
+    )
     length_normalized: bool = Field(False, description="mean instead of summed log-probability of each answer")
     sft_weight: float = Field(
         0.0, ge=0, description="weight of the chosen answer's own loss per token (RPO, arXiv:2404.19733, eq. 1)"
     )
 
+    @model_validator(mode="after")
+    def _smooths_what_can_be(self) -> "PreferenceConfig":
+        if self.label_smoothing and self.loss not in {"sigmoid", "robust"}:
+            raise ValueError(f"label_smoothing goes with loss sigmoid or robust, not with {self.loss}")
+        return self
 
-def sigmoid_loss(margin_P: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """DPO (Rafailov et al. 2023, arXiv:2305.18290, eq. 7): -log sigmoid(beta * margin); cDPO for label_smoothing > 0.
 
-    margin_P = (chosen - chosen_ref) - (rejected - rejected_ref), each a log-probability of the answer given the prompt.
-    """
+# Each takes margin_P = (chosen - chosen_ref) - (rejected - rejected_ref), log-probabilities of the answers given the
+# prompt, (pairs,); beta; and the label smoothing epsilon. With length_normalized they are means over tokens.
+
+
+def sigmoid_loss(margin_P: Tensor, beta: float, epsilon: float = 0.0) -> Tensor:
+    """DPO (Rafailov et al. 2023, arXiv:2305.18290, eq. 7): -log sigmoid(beta * margin); cDPO for epsilon > 0."""
     z_P = beta * margin_P
-    return -(1 - label_smoothing) * logsigmoid(z_P) - label_smoothing * logsigmoid(-z_P)
+    return -(1 - epsilon) * logsigmoid(z_P) - epsilon * logsigmoid(-z_P)
+
+
+def robust_loss(margin_P: Tensor, beta: float, epsilon: float = 0.0) -> Tensor:
+    """Its unbiased estimate when a share epsilon of the labels is flipped (Chowdhury et al. 2024, arXiv:2403.00409)."""
+    z_P = beta * margin_P
+    return (-(1 - epsilon) * logsigmoid(z_P) + epsilon * logsigmoid(-z_P)) / (1 - 2 * epsilon)
+
+
+def hinge_loss(margin_P: Tensor, beta: float, _: float = 0.0) -> Tensor:
+    """max(0, 1 - beta * margin): SLiC on log-ratios (Liu et al. 2023, arXiv:2309.06657, eq. 10)."""
+    return relu(1 - beta * margin_P)
+
+
+def ipo_loss(margin_P: Tensor, beta: float, _: float = 0.0) -> Tensor:
+    """IPO (Azar et al. 2023, arXiv:2310.12036, eq. 17): (margin - 1 / (2 tau))^2.
+
+    On summed log-probabilities, as the paper writes it; its authors' runs, and TRL, take means (`length_normalized`).
+    """
+    return (margin_P - 1 / (2 * beta)).square()
+
+
+_LOSSES: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
+    "sigmoid": sigmoid_loss,
+    "robust": robust_loss,
+    "hinge": hinge_loss,
+    "ipo": ipo_loss,
+}
 
 
 def answer_log_probabilities(model: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
@@ -95,7 +134,7 @@ class Preference:
         chosen_P, rejected_P = log_p_P2.unbind(1)
         ratio_P2 = log_p_P2 - reference_P2
         margin_P = ratio_P2[:, 0] - ratio_P2[:, 1]
-        loss_P = sigmoid_loss(margin_P, self.config.beta, self.config.label_smoothing)
+        loss_P = _LOSSES[self.config.loss](margin_P, self.config.beta, self.config.label_smoothing)
         if self.config.sft_weight:
             loss_P = loss_P + self.config.sft_weight * sft_loss_P
         values = (

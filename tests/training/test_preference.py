@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
 from core import checkpoint
@@ -16,7 +18,15 @@ from training.examples import PackedExamples, preference_pairs
 from training.examples import conversations as read_conversations
 from training.feedback import Feedback
 from training.precision import resolve
-from training.preference import Preference, PreferenceConfig, answer_log_probabilities, sigmoid_loss
+from training.preference import (
+    Preference,
+    PreferenceConfig,
+    answer_log_probabilities,
+    hinge_loss,
+    ipo_loss,
+    robust_loss,
+    sigmoid_loss,
+)
 from training.replay import ReplayConfig, beside
 from training.tuning import Tuned
 from training.world import World
@@ -25,32 +35,60 @@ FP32 = resolve("fp32")
 
 
 @pytest.mark.parametrize(
-    ("beta", "delta", "smoothing", "value"),
+    ("loss", "beta", "delta", "smoothing", "value"),
     [
-        (0.1, 0.0, 0.0, 0.693147),
-        (0.1, 10.0, 0.0, 0.313262),
-        (0.1, -10.0, 0.0, 1.313262),
-        (0.5, 2.0, 0.0, 0.313262),
-        (0.1, 10.0, 0.1, 0.413262),
+        (sigmoid_loss, 0.1, 0.0, 0.0, 0.693147),
+        (sigmoid_loss, 0.1, 10.0, 0.0, 0.313262),
+        (sigmoid_loss, 0.1, -10.0, 0.0, 1.313262),
+        (sigmoid_loss, 0.5, 2.0, 0.0, 0.313262),
+        (sigmoid_loss, 0.1, 10.0, 0.1, 0.413262),
+        (robust_loss, 0.1, 10.0, 0.1, 0.188262),
+        (robust_loss, 0.1, 10.0, 0.0, 0.313262),
+        (ipo_loss, 0.1, 0.0, 0.0, 25.0),
+        (ipo_loss, 0.5, 2.0, 0.0, 1.0),
+        (hinge_loss, 0.1, 0.0, 0.0, 1.0),
+        (hinge_loss, 0.1, 4.0, 0.0, 0.6),
+        (hinge_loss, 0.1, -10.0, 0.0, 2.0),
+        (hinge_loss, 0.1, 11.0, 0.0, 0.0),
     ],
 )
-def test_closed_form_values(beta, delta, smoothing, value):
-    assert float(sigmoid_loss(torch.tensor([delta]), beta, smoothing)) == pytest.approx(value, abs=1e-6)
+def test_closed_form_values(loss, beta, delta, smoothing, value):
+    assert float(loss(torch.tensor([delta]), beta, smoothing)) == pytest.approx(value, abs=1e-6)
 
 
-def test_slope_at_the_reference_is_half_of_beta():
+@pytest.mark.parametrize(
+    ("loss", "slope"), [(sigmoid_loss, -0.05), (robust_loss, -0.05), (hinge_loss, -0.1), (ipo_loss, -10.0)]
+)
+def test_slope_at_the_reference(loss, slope):
+    """-beta / 2, -beta for the hinge, and -1 / tau for IPO."""
     margin = torch.zeros(1, requires_grad=True)
-    sigmoid_loss(margin, 0.1).sum().backward()
-    assert margin.grad.item() == pytest.approx(-0.05)
+    loss(margin, 0.1).sum().backward()
+    assert margin.grad.item() == pytest.approx(slope)
 
 
+@settings(deadline=None)
+@given(st.floats(-200, 200), st.floats(0, 0.45))
+def test_robust_loss_on_flipped_labels_is_the_plain_loss_on_true_ones(delta, epsilon):
+    """Unbiased: a share epsilon of pairs comes the wrong way round (Chowdhury et al. 2024, lemma 3.1)."""
+    margin = torch.tensor([delta], dtype=torch.float64)
+    seen = (1 - epsilon) * robust_loss(margin, 0.3, epsilon) + epsilon * robust_loss(-margin, 0.3, epsilon)
+    torch.testing.assert_close(seen, sigmoid_loss(margin, 0.3), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [sigmoid_loss, robust_loss, hinge_loss, ipo_loss])
 @pytest.mark.parametrize("delta", [1e4, -1e4])
-def test_extreme_margins_stay_finite(delta):
+def test_extreme_margins_stay_finite(loss, delta):
     margin = torch.tensor([delta], requires_grad=True)
-    loss = sigmoid_loss(margin, 0.5, 0.1)
-    loss.sum().backward()
-    assert math.isfinite(loss.item())
+    found = loss(margin, 0.5, 0.1)
+    found.sum().backward()
+    assert math.isfinite(found.item())
     assert math.isfinite(margin.grad.item())
+
+
+@pytest.mark.parametrize("loss", ["hinge", "ipo"])
+def test_smoothing_where_there_is_none_is_refused(loss):
+    with pytest.raises(UserError, match="goes with loss sigmoid or robust"):
+        parse(PreferenceConfig, {"loss": loss, "label_smoothing": 0.1}, "dpo.yaml")
 
 
 @pytest.fixture
@@ -158,6 +196,9 @@ def test_terms_of_the_loss_in_closed_form():
     assert found["loss"].tolist() == pytest.approx([math.log(2) + 0.5 * 6 / 4])
     assert found["sft_loss"].tolist() == [1.5]
     reference = torch.tensor([[-10.0, -3.0]])  # means: (-1.5 + 2.5) - (-3 + 1) = 3
+    for loss, value in (("ipo", 2.25), ("hinge", 0.0)):
+        config = PreferenceConfig(loss=loss, beta=1 / 3, length_normalized=True)
+        assert Preference(config).scores(log_p, tokens, reference)["loss"].tolist() == pytest.approx([value], abs=1e-6)
     found = Preference(PreferenceConfig(beta=1 / 3, length_normalized=True)).scores(log_p, tokens, reference)
     assert found["loss"].tolist() == pytest.approx([0.313262], abs=1e-6)
     assert found["margin"].tolist() == pytest.approx([1.0])
