@@ -20,6 +20,7 @@ from data_engine import (
     dedup_index,
     language,
     near_duplicates,
+    repeated_text,
     url_filter,
 )
 from data_engine.balance import Balance, collect
@@ -33,6 +34,7 @@ from data_engine.measure import Folders, MeasureConfig, measure_shard
 from data_engine.minhash import DedupConfig
 from data_engine.pii import PiiConfig
 from data_engine.policies import Policies
+from data_engine.repeated_text import RepeatedTextConfig, Repeats
 from data_engine.shard_map import Task, map_tasks
 from data_engine.sources import Shard, Source, list_shards
 from data_engine.takeover import take_over
@@ -50,6 +52,9 @@ class BuildConfig(StageConfig):
     policies: Policies = Field(default_factory=Policies, description="quality rules with their thresholds")
     rules: bool = Field(True, description="tell languages and apply the quality rules; false only removes copies")
     dedup: DedupConfig = Field(default_factory=DedupConfig, description="removal of copies")
+    repeated_text: RepeatedTextConfig = Field(
+        default_factory=RepeatedTextConfig, description="text that documents share, cut out of those that stay"
+    )
     decontaminate: DecontaminationConfig = Field(
         default_factory=DecontaminationConfig, description="documents that hold benchmark items"
     )
@@ -107,22 +112,26 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     balance = collect(shards, folders)
     _refuse_nothing(config, balance)
 
-    removals, counts = _remove_copies(run, [shard.name for shard in shards], earlier, config, folders)
+    names = [shard.name for shard in shards]
+    removals, counts = _remove_copies(run, names, earlier, config, folders)
+    repeats = repeated_text.find(run, names, removals, config.repeated_text, folders)
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not folders.documents(shards[n].name).exists()]
-    map_tasks(run, "written", tasks, partial(_write, config, removals, earlier, folders), counted="documents")
+    map_tasks(run, "written", tasks, partial(_write, config, removals, earlier, repeats, folders), counted="documents")
 
     balance = collect(shards, folders)
     balance.check()
     answered = key.check(run.directory) if key is not None else None
     with run.timing("report"):
         report = build_report.render(config, balance, counts, run.directory, answered, worked, run.timings)
+        cut = repeated_text.report(report, config.repeated_text, run.directory)
         contaminated = contamination_report.add(report, benchmarks, run.directory)
     manifest = run.commit(
         counts=balance.counts(),
         metrics=balance.metrics()
         | {"dedup": counts, "shards": {"measured": len(shards) - taken, "reused": taken}}
         | {"headline": _headline(balance, key, answered, contaminated)}
+        | ({"repeated_text": cut} if cut else {})
         | ({"contamination": contaminated} if contaminated else {})
         | ({"answer_key": answered} if answered is not None else {}),
         report=report,
@@ -183,10 +192,12 @@ def _measure_and_decide(config: BuildConfig, folders: Folders, task: Task) -> di
     return worked
 
 
-def _write(config: BuildConfig, removals: list[Path], earlier: Earlier, folders: Folders, task: Task) -> dict[str, Any]:
-    shard, number = task["shard"], task["number"]
+def _write(
+    config: BuildConfig, removals: list[Path], earlier: Earlier, repeats: Repeats, folders: Folders, task: Task
+) -> dict[str, Any]:
     return write_shard(
-        shard, number, removals, earlier, config.dedup.threshold, config.decontaminate, config.pii, folders
+        *(task["shard"], task["number"], removals, earlier, config.dedup.threshold),
+        *(config.repeated_text, repeats, config.decontaminate, config.pii, folders),
     )
 
 

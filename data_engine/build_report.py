@@ -97,7 +97,7 @@ def _funnel(balance: Balance) -> dict[str, float]:
     for reason, count in balance.rejected.items():
         by_step[reason if reason.startswith("dedup:") else reason.partition(":")[0]] += count
     order = ["extract", "language", "toxicity", "gopher_repetition", "gopher_quality", "c4", "fineweb"]
-    order += ["dedup:exact", "dedup:near", "decontaminate"]
+    order += ["dedup:exact", "dedup:near", "repeated_text", "decontaminate"]
     left = balance.read
     funnel: dict[str, float] = {"read": left}
     left -= balance.quarantined

@@ -96,6 +96,10 @@ class Folders:
         """Part of the index that later builds deduplicate against."""
         return self.directory / "index" / f"{name}.parquet"
 
+    def edits(self, shard: str) -> Path:
+        """Documents that repeated text was cut out of."""
+        return self.directory / "edits" / f"{shard}.parquet"
+
     def contamination(self, shard: str) -> Path:
         """Benchmark items that documents hold."""
         return self.directory / "contamination" / f"{shard}.parquet"

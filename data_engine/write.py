@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_engine import decontaminate, measure, rows
+from data_engine import decontaminate, measure, repeated_text, rows
 from data_engine.decontaminate import DecontaminationConfig
 from data_engine.dedup_index import Earlier
 from data_engine.measure import Folders
 from data_engine.pii import PiiConfig, scrub
+from data_engine.repeated_text import RepeatedTextConfig, Repeats
 from data_engine.sources import Shard
 from data_engine.tables import TableWriter, write_table
 
@@ -49,6 +50,8 @@ def write_shard(
     removals: Sequence[Path],
     earlier: Earlier,
     threshold: float,
+    repeated: RepeatedTextConfig,
+    repeats: Repeats,
     decontamination: DecontaminationConfig,
     pii: PiiConfig,
     folders: Folders,
@@ -71,6 +74,16 @@ def write_shard(
         reasons[place] = NEAR if removal["near"] else EXACT
         values[place] = removal["jaccard"]
         thresholds[place] = threshold if removal["near"] else 1.0
+    if repeated.enabled:
+        there = np.flatnonzero([reason is None for reason in reasons])
+        edited = repeated_text.edit_shard(measured.take(there), there, (shard.name, number), repeats, repeated, folders)
+        whole = measured["text"].to_pylist()
+        for place, text in zip(there, edited.texts, strict=True):
+            whole[place] = text
+        column = measured.schema.get_field_index("text")
+        measured = measured.set_column(column, DOCUMENTS.field("text"), pa.array(whole, pa.large_string()))
+        for place, words in zip(there[edited.short >= 0], edited.short[edited.short >= 0], strict=True):
+            reasons[place], values[place], thresholds[place] = repeated_text.TOO_SHORT, words, repeated.min_words
     if decontamination.benchmarks:
         left = [place for place, reason in enumerate(reasons) if reason is None]
         held = decontaminate.judge_shard(measured.take(left), decontamination, shard.name, folders)
