@@ -115,7 +115,7 @@ def _with_losses(left: Sequence[float]) -> list[str]:
 
 
 def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
-    duplicates = ds.dataset(_files(directory / "duplicates")).to_table()
+    duplicates = ds.dataset(_files(directory / "duplicates")).to_table(filter=ds.field("kind") != "substring")
     if not duplicates.num_rows:
         return
     facts = {name.replace("_", " "): dedup[name] for name in dedup}

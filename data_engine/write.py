@@ -37,8 +37,11 @@ DUPLICATES = pa.schema(
         ("survivor_id", pa.string()),
         ("survivor_artifact", pa.string()),
         ("jaccard", pa.float64()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
     ]
 )
+"""start, end: of kind substring, the characters of the measured text that were cut; the survivor holds those words."""
 
 EXACT, NEAR = "dedup:exact", "dedup:near"
 """Reasons of duplicates in rejects/: value is the Jaccard similarity to the survivor."""
@@ -64,8 +67,7 @@ def write_shard(
     places = rows.row_of(removed["ref"])
     ids = measured["id"].to_pylist()
 
-    write_table(folders.duplicates(shard.name), _duplicates(removed, [ids[place] for place in places], earlier))
-
+    duplicates = _duplicates(removed, [ids[place] for place in places], earlier)
     reasons = decided["reason"].to_pylist()
     values = decided["value"].to_numpy().copy()
     thresholds = decided["threshold"].to_numpy().copy()
@@ -84,6 +86,8 @@ def write_shard(
         measured = measured.set_column(column, DOCUMENTS.field("text"), pa.array(whole, pa.large_string()))
         for place, words in zip(there[edited.short >= 0], edited.short[edited.short >= 0], strict=True):
             reasons[place], values[place], thresholds[place] = repeated_text.TOO_SHORT, words, repeated.min_words
+        duplicates = pa.concat_tables([duplicates, pa.Table.from_pylist(edited.spans, DUPLICATES)])
+    write_table(folders.duplicates(shard.name), duplicates)
     if decontamination.benchmarks:
         left = [place for place, reason in enumerate(reasons) if reason is None]
         held = decontaminate.judge_shard(measured.take(left), decontamination, shard.name, folders)
@@ -129,5 +133,6 @@ def _duplicates(removed: np.ndarray, ids: list[str], earlier: Earlier) -> pa.Tab
         [rows.hexadecimal(row["survivor_hi"], row["survivor_lo"]) for row in removed],
         earlier.artifact_of(removed["survivor"]),
         removed["jaccard"],
+        *([None] * len(ids), [None] * len(ids)),
     ]
     return pa.table(columns, DUPLICATES)
