@@ -171,7 +171,7 @@ def _headline(
     for name, found in contaminated.items():
         if found["documents"]:
             lines.append(
-                f"benchmark {name}: {found['documents']:,} documents hold {found['items_found']:,} of its items"
+                f"benchmark {name}: items found {found['items_found']:,}, documents removed {found['documents']:,}"
             )
     if balance.pii:
         replaced = ", ".join(f"{count:,} {kind}" for kind, count in sorted(balance.pii.items()))
@@ -236,4 +236,4 @@ def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
         )
 
 
-STAGE = Stage(name="data.build", version=2, config=BuildConfig, run=build)
+STAGE = Stage(name="data.build", version=3, config=BuildConfig, run=build)

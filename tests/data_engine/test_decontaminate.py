@@ -296,7 +296,7 @@ def test_a_build_rejects_what_holds_an_item_and_says_where(tmp_path):
     }
     assert {row["id"] for row in found} == {row["id"] for row in rejects.values() if row["reason"].startswith("decon")}
     assert manifest.metrics["contamination"] == {"gsm8k": {"items": 2, "searched": 1, "items_found": 1, "documents": 2}}
-    assert "benchmark gsm8k: 2 documents hold 1 of its items" in manifest.metrics["headline"]
+    assert "benchmark gsm8k: items found 1, documents removed 2" in manifest.metrics["headline"]
     assert "Benchmark items found" in (run / "report.html").read_text(encoding="utf-8")
     assert any(entry.path == benchmark["path"] for entry in manifest.inputs), "a changed benchmark must be a new build"
 
