@@ -6,11 +6,12 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from core import storage
+
+if TYPE_CHECKING:
+    import torch  # `train status` reads this log without waiting for it
 
 METRICS = "metrics.jsonl"
 
@@ -53,17 +54,21 @@ def _rows(text: str) -> Iterator[dict[str, Any]]:
             return
 
 
-def peak_memory_gib(device: torch.device) -> float:
+def peak_memory_gib(device: "torch.device") -> float:
     """Peak memory of this process so far: of the GPU where it trains on one, else resident memory."""
     if device.type == "cuda":
+        import torch
+
         return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**30, 3)
 
 
-def peak_flops(device: torch.device) -> float | None:
+def peak_flops(device: "torch.device") -> float | None:
     """BF16 peak of the device, None where none is published for it (CPUs, unknown GPUs): MFU is then left empty."""
     if device.type != "cuda":
         return None
+    import torch
+
     name = torch.cuda.get_device_name(device)
     return next((peak for key, peak in _PEAK_FLOPS.items() if key in name), None)

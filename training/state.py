@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.optimizer import Optimizer
+from training.saved_steps import FOLDER, steps
 
-FOLDER = "state"
 _MODEL, _OPTIMIZER, _CURSOR = "model.safetensors", "optimizer.safetensors", "cursor.json"
 log = logging.getLogger("raymill.train")
 
@@ -68,17 +68,6 @@ def _moments(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-
-
-def steps(directory: Path) -> list[Path]:
-    """The trainer checkpoints of a run, oldest first."""
-    return sorted((directory / FOLDER).glob("step-*"))
-
-
-def clean(directory: Path) -> None:
-    """Remove what an interrupted save left."""
-    for left in (directory / FOLDER).glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def restore(directory: Path, model: nn.Module, optimizer: Optimizer) -> Cursor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import manifest
 from core.errors import UserError
-from training import metrics, state
+from training import metrics, saved_steps
 from training.feedback import duration
 
 _RUN, _LOCK = "run.json", "run.lock"  # as core/run.py writes them
@@ -79,6 +79,6 @@ def _progress(rows: Sequence[Mapping[str, Any]], running: bool) -> Iterator[tupl
 
 
 def _newest_checkpoint(run: Path) -> Iterator[tuple[str, str]]:
-    saved = state.steps(run)
+    saved = saved_steps.steps(run)
     if saved:
         yield "trainer checkpoint", str(saved[-1])

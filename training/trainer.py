@@ -15,7 +15,7 @@ from core.config import RUNTIME, StageConfig
 from core.errors import RaymillError
 from training import optimizer as optimizers
 from training import precision as precisions
-from training import state
+from training import saved_steps, state
 from training.batch import Batch
 from training.feedback import Feedback
 from training.metrics import MetricsLog, peak_flops, peak_memory_gib
@@ -97,7 +97,7 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end. Returns the last row of the log (on the main rank)."""
         if self.world.is_main:
-            state.clean(self.directory)
+            saved_steps.clean(self.directory)
         # Not before the main rank is alone here (launch.py): an older one, dying, may still rename a checkpoint into
         # place, and ranks that start from different steps never meet again.
         self.world.barrier()

@@ -13,6 +13,8 @@ from core.errors import UserError
 from core.loglikelihood import Request, encode_pair, encode_rendered, score, start_token
 from tests.tiny_models import TEXT, save_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):

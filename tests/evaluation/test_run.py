@@ -16,6 +16,8 @@ from evaluation.run import STAGE, EvalConfig
 from tests.evaluation.fixtures import CONVERSATIONS, ITEMS, PAIRS, documents, write_rows, write_token_set
 from tests.tiny_models import save_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -64,13 +66,28 @@ def load(world, name):
 
 
 def logprob(model, context, continuation):
-    """Sum of log-probabilities of the continuation, one forward pass for each of its tokens."""
+    """Sum of log-probabilities of the continuation: one example alone, no batch, no padding, nothing cut."""
+    with torch.no_grad():
+        table = model(torch.tensor([[*context, *continuation]])).logits[0].log_softmax(-1)
+    return sum(float(table[len(context) + n - 1, token]) for n, token in enumerate(continuation))
+
+
+def token_by_token(model, context, continuation):
+    """The same by one forward pass for each token, which sees nothing of what follows it."""
     total, tokens = 0.0, list(context)
     for token in continuation:
         with torch.no_grad():
             total += float(model(torch.tensor([tokens])).logits[0, -1].log_softmax(-1)[token])
         tokens.append(token)
     return total
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_direct_computation_in_one_pass_equals_one_token_by_token(world, name):
+    model, tokenizer = load(world, name)
+    context, continuation = tokenizer.encode(ITEMS[0]["question"]), tokenizer.encode(ITEMS[0]["choices"][1])
+    expected = token_by_token(model, context, continuation)
+    assert logprob(model, context, continuation) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["one", "two"])

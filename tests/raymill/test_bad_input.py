@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import signal
 import socket
 
 import pyarrow as pa
@@ -11,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from raymill import cli
 from tests.training import fixtures
 from training.model import ModelConfig
 
@@ -19,19 +17,14 @@ DOCUMENT = {"id": f"{7:032x}", "text": "words " * 50, "source": "s", "url": "u",
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """`raymill ARGUMENTS` in an empty folder, in this process: (exit code, lines of standard error)."""
-    monkeypatch.chdir(tmp_path)
-    terminate = signal.getsignal(signal.SIGTERM)
+def call(raymill_here):
+    """`raymill ARGUMENTS` in an empty folder: (exit code, lines of standard error)."""
 
     def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        return ended.value.code, capsys.readouterr().err.splitlines()
+        done = raymill_here(*arguments)
+        return done.returncode, done.stderr.splitlines()
 
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
+    return run
 
 
 def write(path, settings):

@@ -3,13 +3,13 @@ import pytest
 from raymill import registry
 
 
-def test_help_of_every_command_shows_a_working_example(raymill):
+def test_help_of_every_command_shows_a_working_example(raymill_here):
     for group in {name.partition(".")[0] for name in registry.MODULES}:
-        answer = raymill(group, "--help")
+        answer = raymill_here(group, "--help")
         assert answer.returncode == 0
         for verb in (name.partition(".")[2] for name in registry.MODULES if name.startswith(f"{group}.")):
             assert verb in answer.stdout
-    assert "Example: raymill data build build.yaml" in raymill("data", "build", "--help").stdout
+    assert "Example: raymill data build build.yaml" in raymill_here("data", "build", "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ def test_help_of_every_command_shows_a_working_example(raymill):
         (["data", "build"], "data build: Missing argument"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(raymill, arguments, message):
-    answer = raymill(*arguments)
+def test_a_users_mistake_is_one_line_and_exit_code_2(raymill_here, arguments, message):
+    answer = raymill_here(*arguments)
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
     assert message in answer.stderr

@@ -74,16 +74,16 @@ def test_unknown_stage_names_are_refused(recipe):
     assert [step.name for step in plan.select("crawl", None)] == ["crawl"]
 
 
-def test_dry_run_writes_nothing(recipe, raymill, tmp_path):
-    answer = raymill("run", str(recipe), "--dry-run")
+def test_dry_run_writes_nothing(recipe, raymill_here, tmp_path):
+    answer = raymill_here("run", recipe, "--dry-run")
     assert answer.returncode == 0, answer.stderr
     assert "data.build" in answer.stdout
     assert not (tmp_path / "runs").exists()
 
 
-def test_service_that_does_not_start_is_named(recipe, raymill, tmp_path):
+def test_service_that_does_not_start_is_named(recipe, raymill_here, tmp_path):
     (tmp_path / "site.py").write_text("raise SystemExit('the site is closed')")
-    answer = raymill("run", str(recipe))
+    answer = raymill_here("run", recipe)
     assert answer.returncode == 1
     assert answer.stderr.splitlines()[-1] == (
         "raymill: services.site: the command ended with exit code 1: the site is closed"

@@ -123,10 +123,10 @@ def test_a_format_that_does_not_run_here_is_refused(model, tmp_path):
     refused(asked(four_bits, tmp_path / "run"), "the format nvfp4a16 does not run here: .* int8_w8a8")
 
 
-def test_the_command_ends_with_2_and_one_line_when_the_port_is_taken(model, tmp_path, raymill):
+def test_the_command_ends_with_2_and_one_line_when_the_port_is_taken(model, tmp_path, raymill_here):
     with taken_port() as port:
         (tmp_path / "up.yaml").write_text(yaml.safe_dump({"checkpoint": str(model), "output": "run", "port": port}))
-        done = raymill("serve", "up", "up.yaml", timeout=300)
+        done = raymill_here("serve", "up", "up.yaml")
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert f"port: cannot listen on 127.0.0.1:{port}" in last

@@ -11,7 +11,7 @@ import pytest
 import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
 from tests.training.test_stages import pretrain_config
 from tests.training.test_state import TIMES
-from training import metrics, pretrain, state
+from training import metrics, pretrain, saved_steps
 
 STEPS = 20
 
@@ -93,4 +93,4 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(uninterrupted, t
     assert found.counts["steps"] == STEPS
     assert log_of(run) == log_of(directory)
     assert files_of(run) == files_of(directory)
-    assert len(state.steps(run)) == 2
+    assert len(saved_steps.steps(run)) == 2

@@ -65,6 +65,7 @@ def check_artifact(directory, found):
     assert found.metrics["validation_loss"] == rows[-1]["validation_loss"]
 
 
+@pytest.mark.slow
 def test_pretraining_ends_in_a_checkpoint_that_has_learned(tokens, tmp_path):
     config = pretrain_config(tmp_path / "run", tokens, validate_every=5)
     found, reused = pretrain.STAGE.execute(config)
@@ -93,6 +94,7 @@ def test_pretraining_ends_in_a_checkpoint_that_has_learned(tokens, tmp_path):
     assert pretrain.STAGE.execute(config)[1], "the same work again is reused"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_fine_tuning_learns_the_conversations(base, conversations, tmp_path, method):
     config = sft_config(
@@ -112,6 +114,7 @@ def test_fine_tuning_learns_the_conversations(base, conversations, tmp_path, met
         torch.testing.assert_close(probe_logits(wrapped), probe_logits(merged), rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"reference": "adapter_off"}, {"method": "full"}], ids=str)
 def test_preferences_are_learned_from_ln_2_on(base, preferences, tmp_path, changes):
     found, _ = dpo.STAGE.execute(dpo_config(tmp_path / "run", base, preferences, epochs=3, **changes))
@@ -125,6 +128,7 @@ def test_preferences_are_learned_from_ln_2_on(base, preferences, tmp_path, chang
     assert found.counts["examples"] == {"train": 48, "heldout": 16}
 
 
+@pytest.mark.slow
 def test_both_references_train_the_same_adapter(base, preferences, conversations, tmp_path):
     logs, replay = [], {"conversations": str(conversations / "train.parquet"), "per_pair": 2}
     for reference in ("precomputed", "adapter_off"):
@@ -135,6 +139,7 @@ def test_both_references_train_the_same_adapter(base, preferences, conversations
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_replayed_is_not_forgotten(base, conversations, preferences, tmp_path):
     """Two answers to questions of another kind are told apart either way; the old answers stay with replay only."""
     sft.STAGE.execute(sft_config(tmp_path / "sft", base, conversations, epochs=4, optimizer={"learning_rate": 5e-3}))
@@ -151,6 +156,7 @@ def test_what_is_replayed_is_not_forgotten(base, conversations, preferences, tmp
     assert first["loss"] == pytest.approx(math.log(2) + first["replay_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_copies_of_a_held_out_pair_do_not_make_the_accuracy_surer(base, preferences, tmp_path):
     """Pairs about one document vary together."""
     rows = pq.read_table(preferences / "heldout.parquet").to_pylist()
@@ -169,6 +175,7 @@ def test_copies_of_a_held_out_pair_do_not_make_the_accuracy_surer(base, preferen
         assert found[3][name] == pytest.approx(found[1][name])
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_padding_is_fine_tuned_and_aligned(base, conversations, preferences, tmp_path):
     """As most published ones are."""
     start = shutil.copytree(base, tmp_path / "start")
@@ -180,6 +187,7 @@ def test_a_tokenizer_without_padding_is_fine_tuned_and_aligned(base, conversatio
     dpo.STAGE.execute(dpo_config(tmp_path / "dpo", start, preferences, steps=1))
 
 
+@pytest.mark.slow
 def test_cut_and_skipped_conversations_are_in_the_manifest(base, tmp_path):
     folder = tmp_path / "rows"
     folder.mkdir()
@@ -294,6 +302,7 @@ def test_sequences_longer_than_the_model_are_refused(tokens, run):
     refused(pretrain.STAGE, pretrain_config(run, tokens, sequence_length=129), "sequence_length: 129 is longer")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_fails_in_one_line_and_says_what_to_do(tokens, run):
     config = pretrain_config(run, tokens, optimizer={"learning_rate": 1e38}, max_skipped=1)
     refused(pretrain.STAGE, config, "lower optimizer.learning_rate", RaymillError)

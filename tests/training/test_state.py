@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from core import checkpoint
 from tests.training import runs
-from training import lora, metrics, state
+from training import lora, metrics, saved_steps
 from training.objectives import NextToken
 
 STEPS = 6
@@ -83,18 +83,20 @@ def log_of(directory):
     return [{k: v for k, v in row.items() if k not in TIMES} for row in metrics.read(directory)]
 
 
+@pytest.mark.slow
 def test_resuming_at_any_step_equals_never_having_stopped(train, tmp_path):
     whole = train(tmp_path / "whole")
     for step in range(1, STEPS + 1):
         part = tmp_path / f"from-{step}"
         shutil.copytree(tmp_path / "whole", part)
-        for folder in state.steps(part)[step:]:
+        for folder in saved_steps.steps(part)[step:]:
             shutil.rmtree(folder)
         resumed = train(part)
         assert_equal_to_the_last_bit(everything(resumed), everything(whole))
         assert log_of(part) == log_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 4, 7, 12])
 def test_a_run_that_died_within_a_step_equals_one_that_did_not(train, tmp_path, call):
     """Two micro-batches a step, a checkpoint every two steps: half-done steps and logged, unsaved ones are redone."""
@@ -111,7 +113,7 @@ def test_a_run_that_died_within_a_step_equals_one_that_did_not(train, tmp_path, 
 @pytest.mark.parametrize("damage", ["cut", "missing", "garbage"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, tmp_path, file, damage):
     whole = train(tmp_path / "whole")
-    damaged = state.steps(tmp_path / "whole")[-1] / file
+    damaged = saved_steps.steps(tmp_path / "whole")[-1] / file
     if damage == "missing":
         damaged.unlink()
     else:
@@ -123,22 +125,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, tmp_path, file,
 
 def test_an_interrupted_save_is_no_checkpoint_and_is_removed(train, tmp_path):
     train(tmp_path)
-    newest = state.steps(tmp_path)[-1]
+    newest = saved_steps.steps(tmp_path)[-1]
     newest.rename(newest.parent / f".{newest.name}.0123abcd")
-    assert [folder.name for folder in state.steps(tmp_path)] == [f"step-{k:08d}" for k in range(1, STEPS)]
+    assert [folder.name for folder in saved_steps.steps(tmp_path)] == [f"step-{k:08d}" for k in range(1, STEPS)]
     train(tmp_path)
-    assert not list((tmp_path / state.FOLDER).glob(".*"))
-    assert len(state.steps(tmp_path)) == STEPS
+    assert not list((tmp_path / saved_steps.FOLDER).glob(".*"))
+    assert len(saved_steps.steps(tmp_path)) == STEPS
 
 
 def test_only_the_newest_checkpoints_are_kept(train, tmp_path):
     train(tmp_path, keep_checkpoints=2)
-    assert [folder.name for folder in state.steps(tmp_path)] == ["step-00000005", "step-00000006"]
+    assert [folder.name for folder in saved_steps.steps(tmp_path)] == ["step-00000005", "step-00000006"]
 
 
 def test_a_checkpoint_holds_the_cursor_and_what_is_trained(train, tmp_path, method):
     trainer = train(tmp_path)
-    newest = state.steps(tmp_path)[-1]
+    newest = saved_steps.steps(tmp_path)[-1]
     assert json.loads((newest / "cursor.json").read_text()) == {
         "step": 6,
         "samples": 48,
@@ -156,6 +158,6 @@ def test_the_last_line_of_the_log_may_be_half_written(train, tmp_path):
     with (tmp_path / metrics.METRICS).open("a") as file:
         file.write('{"step": 7, "lo')
     assert log_of(tmp_path) == before
-    shutil.rmtree(state.steps(tmp_path)[-1])
+    shutil.rmtree(saved_steps.steps(tmp_path)[-1])
     train(tmp_path)
     assert log_of(tmp_path) == before

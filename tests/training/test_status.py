@@ -8,7 +8,7 @@ import pytest
 from core.errors import UserError
 from core.run import Run
 from tests.training.test_stages import pretrain_config
-from training import metrics, pretrain, state
+from training import metrics, pretrain, saved_steps
 from training.status import status
 
 ROW = {
@@ -39,9 +39,9 @@ def test_a_running_run_shows_where_it_is_and_when_it_ends(run):
     rows[49] |= {"validation_loss": 3.5}
     rows[-1] |= {"skipped": 2, "loss": None}
     log(run, *[row | {"mfu": 0.4} for row in rows])
-    run.folder(state.FOLDER, "step-00000050")
-    run.folder(state.FOLDER, "step-00000100")
-    run.folder(state.FOLDER, ".step-00000101.half")
+    run.folder(saved_steps.FOLDER, "step-00000050")
+    run.folder(saved_steps.FOLDER, "step-00000100")
+    run.folder(saved_steps.FOLDER, ".step-00000101.half")
     found = dict(status(run.directory))
     assert found["state"] == "running"
     assert found["step"] == "100 of 400 (25%)"
@@ -84,6 +84,7 @@ def test_a_killed_run_is_interrupted(tmp_path, tokens):
     assert dict(status(run.directory))["state"].startswith("interrupted")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_complete(tmp_path, tokens):
     config = pretrain_config(tmp_path / "run", tokens, steps=2)
     pretrain.STAGE.execute(config)
