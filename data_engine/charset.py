@@ -12,14 +12,25 @@ _DETECT_BYTES = 1 << 16
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 # The WHATWG Encoding Standard reads these labels as their Windows supersets; so does every browser.
-_SUPERSETS = {"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "gb2312": "gb18030"}
+_SUPERSETS = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+}
+_LABELS = {"x-sjis": "cp932", "windows-31j": "cp932", "x-gbk": "gb18030", "x-x-big5": "big5hkscs", "x-cp1251": "cp1251"}
 
 
 def decode(payload: bytes, declared: str | None = None) -> str:
     """The text of a page. declared: the transport's charset. Never fails: what fits no charset is replaced."""
-    for mark, marked in _MARKS:
-        if payload.startswith(mark):
-            return payload[len(mark) :].decode(marked, "replace")
+    mark, marked = _mark(payload, declared)
+    if marked is not None:
+        return payload[len(mark) :].decode(marked, "replace")
     candidates: list[str | None] = [declared]
     for pattern in (_XML, _META):
         found = pattern.search(payload[:_PRESCAN_BYTES])
@@ -44,6 +55,17 @@ def decode(payload: bytes, declared: str | None = None) -> str:
     return payload.decode(best.encoding if best is not None else "cp1252", "replace")
 
 
+def _mark(payload: bytes, declared: str | None) -> tuple[bytes, str | None]:
+    """The byte-order mark and what it says. A transport that says UTF-16 is believed without one where the bytes agree:
+    markup in UTF-16 is every other byte zero."""
+    for mark, marked in _MARKS:
+        if payload.startswith(mark):
+            return mark, marked
+    if (declared or "").lower().startswith("utf-16") and b"\0" in payload[:_PRESCAN_BYTES]:
+        return b"", "utf-16-be" if payload.startswith(b"\0") else "utf-16-le"
+    return b"", None
+
+
 def _is_utf8(payload: bytes) -> bool:
     try:
         payload.decode("utf-8")
@@ -57,7 +79,7 @@ def _known(label: str | None) -> str | None:
     if not label:
         return None
     try:
-        info = codecs.lookup(label)
+        info = codecs.lookup(_LABELS.get(label.lower(), label))
     except LookupError:
         return None
     # a page that was read as ASCII up to its meta tag is no UTF-16, whatever the tag says

@@ -89,6 +89,7 @@ def list_shards(sources: list[Source], digests: list[FileDigest], shard_bytes: i
         listing = list_source(source.name, source.paths, wanted, source.manifest_prefix, source.manifest_files, by_path)
         ignored = tuple(sorted(listing.ignored.items()))
         for content, shard in _cut(listing.files, shard_bytes, rows_per_shard):
+            content = f"{content}\0{ignored}" if ignored else content  # noqa: PLW2901 (its counts are in its files)
             copy = 0
             while (name := storage.digest_bytes([f"{source.name}\0{content}\0{copy}".encode()])) in shards:
                 copy += 1  # the same file under another name: its documents are read, and are duplicates

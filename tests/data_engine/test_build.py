@@ -1,5 +1,6 @@
 """The whole build: same documents whatever the order, the cut or the number of workers, and whatever is killed."""
 
+import json
 import os
 import random
 import re
@@ -18,7 +19,8 @@ from core import config, storage
 from core.errors import RaymillError, UserError
 from data_engine.build import STAGE
 from tests.conftest import ROOT
-from tests.data_engine import corpora
+from tests.data_engine import books, corpora, trees
+from tests.data_engine.test_licences import MIT
 from tests.data_engine.test_near_duplicates import brute_force_clusters
 
 ANY = {name: {"enabled": False} for name in ("toxicity", "gopher_repetition", "gopher_quality", "c4", "fineweb")}
@@ -136,6 +138,66 @@ def test_broken_files_cost_their_broken_records_only(tmp_path, real_data):
         lines = [line for path in (run / "quarantine").glob("*") for line in path.read_text().splitlines()]
         assert len(lines) == bad
         assert all(name in line and '"offset"' in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_folder_of_broken_files_gives_all_that_is_good_and_accounts_for_the_rest(tmp_path, ray_session, real_data):
+    manifest, run = build(tmp_path, [real_data / "crawl" / "broken"], shard_bytes=30_000)
+    counts = manifest.counts
+    assert (counts["read"], counts["quarantined"]) == (33 + 7, 7)
+    assert counts["kept"] + sum(counts["rejected"].values()) == 33
+    assert len(corpora.read_all(run / "measured")) == 33
+    entries = [json.loads(line) for path in (run / "quarantine").glob("*") for line in path.read_text().splitlines()]
+    by_file = Counter(Path(entry["locator"]["file"]).name for entry in entries)
+    assert by_file == {
+        "truncated-member.warc.gz": 1,
+        "flipped-bytes.warc.gz": 1,
+        "wrong-content-length.warc.gz": 2,
+        "truncated.parquet": 1,
+        "bad-lines.jsonl": 2,
+    }
+    assert all(entry["error"] for entry in entries)
+
+
+def test_licence_and_language_of_source_code_reach_the_documents(tmp_path):
+    tree = {
+        "LICENSE": MIT,
+        "a.py": "def f():\n    return 1\n",
+        "b/c.rs": "// SPDX-License-Identifier: 0BSD\nfn f() {}\n",
+    }
+    folder = trees.write(tmp_path / "tree", tree)
+    sources = [{"name": "code", "paths": [str(folder)], "format": "code"}]
+    manifest, run = build(tmp_path, [], sources=sources)
+    assert {
+        (row["url"], row["language"], row["language_score"], row["licence"])
+        for row in corpora.read_all(run / "documents")
+    } == {
+        ("a.py", "code-python", 1.0, "MIT"),
+        ("b/c.rs", "code-rust", 1.0, "0BSD"),
+    }
+    assert manifest.counts["skipped_records"] == {"file of no known programming language": 1}
+
+
+@pytest.mark.slow
+def test_books_papers_and_pages_of_one_folder_become_documents(tmp_path, ray_session):
+    chapter = (books.xhtml("<p>A chapter about yeast.</p>"), "")
+    files = {
+        "book.epub": books.epub({"a.xhtml": chapter}, rights="https://creativecommons.org/licenses/by/4.0/"),
+        "paper.pdf": books.pdf([["A paper about dough."]]),
+        "damaged.pdf": books.pdf([["A paper about dough."]])[:200],
+        "note.txt": "A note about bread.",
+        "page.html": corpora.page("A page about ovens, and about the bread that comes out of them, warm. " * 5),
+    }
+    manifest, run = build(tmp_path, [trees.write(tmp_path / "library", files)], shard_bytes=1 << 20)
+    rows = {row["url"]: row for row in corpora.read_all(run / "documents")}
+    assert {url: row["text"][:14] for url, row in rows.items()} == {
+        "book.epub": "A chapter abou",
+        "paper.pdf": "A paper about ",
+        "note.txt": "A note about b",
+        "page.html": "A page\nA page ",
+    }
+    assert (rows["book.epub"]["licence"], rows["note.txt"]["licence"]) == ("CC-BY-4.0", None)
+    assert (manifest.counts["read"], manifest.counts["quarantined"]) == (5, 1)
 
 
 def test_a_file_that_is_not_readable_at_all_is_named_in_one_line(tmp_path, real_data):

@@ -2,7 +2,9 @@
 
 import pytest
 
+from data_engine import read_warc
 from data_engine.charset import decode, tidy
+from data_engine.records import Skips
 
 TEXT = "Grüße aus Köln – €5 für „Käse“"
 
@@ -51,3 +53,41 @@ def test_no_bytes_fail(payload):
 
 def test_tidy_text_can_go_into_arrow():
     assert tidy("a\r\nb\rc\x00\ud800") == "a\nb\nc?"
+
+
+JAPANESE = "<p>①ソフトウェア表示～髙橋</p>"
+RUSSIAN = "<p>Съешь же ещё этих мягких французских булок</p>"
+
+
+@pytest.mark.parametrize(
+    ("payload", "declared", "text"),
+    [
+        # WHATWG reads these labels as their Windows supersets: ① and 髙 are in cp932 and not in JIS X 0208
+        (JAPANESE.encode("cp932"), "Shift_JIS", JAPANESE),
+        (JAPANESE.encode("cp932"), "x-sjis", JAPANESE),
+        ("<p>똠방각하</p>".encode("cp949"), "euc-kr", "<p>똠방각하</p>"),
+        ("<p>朱镕基</p>".encode("gb18030"), "gb2312", "<p>朱镕基</p>"),
+        (RUSSIAN.encode("cp1251"), "windows-1251", RUSSIAN),
+        (RUSSIAN.encode("utf-16"), "windows-1251", RUSSIAN),
+        (RUSSIAN.encode("utf-16-le"), "utf-16le", RUSSIAN),
+        (RUSSIAN.encode("utf-16-be"), "UTF-16", RUSSIAN),
+        (b"<p>plain</p>", "utf-16", "<p>plain</p>"),
+    ],
+)
+def test_real_bytes_of_many_charsets(payload, declared, text):
+    assert decode(payload, declared) == text
+
+
+def test_the_header_goes_before_the_page_unless_the_bytes_refute_it():
+    head = '<meta charset="koi8-r">'
+    assert decode((head + RUSSIAN).encode("cp1251"), "windows-1251") == head + RUSSIAN
+    head = '<meta charset="shift_jis">'
+    assert decode((head + JAPANESE).encode("cp932"), "utf-8") == head + JAPANESE
+
+
+def test_a_real_page_with_an_unknown_charset_keeps_its_letters(real_data):
+    path = real_data / "crawl" / "broken" / "unknown-charset.warc.gz"
+    records = list(read_warc.read(str(path), 0, 1 << 62, True, 10_000_000, Skips()))
+    (odd,) = [record for record in records if record.charset == "x-unknown-9"]
+    assert decode(odd.payload, odd.charset) == odd.payload.decode("utf-8")
+    assert any(ord(letter) > 127 for letter in decode(odd.payload, odd.charset))
