@@ -10,6 +10,7 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 
+import data_engine.warc_brotli  # noqa: F401  # warcio learns to read brotli
 from core import storage
 from data_engine.gzip_members import DamagedMemberError, Member, members
 from data_engine.records import Damage, Media, Record, Skips, iso_date

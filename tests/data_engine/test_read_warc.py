@@ -2,12 +2,14 @@
 
 import gzip
 
+import brotli
 import pytest
 
 from data_engine import read_warc
 from data_engine.records import Damage, Record, Skips
 from tests.data_engine import corpora
 
+PLAIN = b"<!doctype html><html><p>x</p>" * 20
 HTML = [("Content-Type", "text/html")]
 
 
@@ -105,3 +107,14 @@ def test_real_crawls_give_the_documents_their_readme_counts(real_data):
     plain = read(real_data / "crawl" / "whirlwind.warc.wet", compressed=False)
     assert len(plain) == 1
     assert plain[0].media == "text"
+
+
+@pytest.mark.parametrize("size", [4, 200_000])
+def test_a_body_in_brotli_is_read_as_what_it_says(tmp_path, size):
+    body = bytes(range(97, 123)) * (size // 26 + 1)
+    packed = [*HTML, ("Content-Encoding", "br")]
+    pages = [("http://h/br", "200 OK", packed, brotli.compress(body)), ("http://h/no", "200 OK", packed, PLAIN)]
+    (tmp_path / "a.warc.gz").write_bytes(corpora.warc(pages))
+    first, second = read(tmp_path / "a.warc.gz")
+    assert first.payload == body
+    assert second.payload == PLAIN, "what is not brotli stays as it is"

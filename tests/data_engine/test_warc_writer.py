@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 from warcio.checker import Checker
 
+import data_engine.warc_brotli  # noqa: F401  # warcio learns to read brotli
 from core.errors import RaymillError
 from data_engine.fetch import Answer
 from data_engine.warc_writer import WarcSegments

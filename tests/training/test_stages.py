@@ -266,10 +266,16 @@ def test_tables_that_are_empty_or_of_another_kind_are_refused(
     empty = pq.read_schema(folder / f"{which}.parquet").empty_table()
     pq.write_table(empty, folder / f"{which}.parquet")
     refused(sft.STAGE, sft_config(run, base, folder), "holds no rows")
-    refused(sft.STAGE, sft_config(run, base, preferences), "has no column messages; it holds prompt, chosen")
-    refused(dpo.STAGE, dpo_config(run, base, conversations), "has no column prompt; it holds messages")
+    refused(
+        sft.STAGE,
+        sft_config(run, base, preferences),
+        r"its columns \(prompt, chosen, rejected, source\) are none of: messages",
+    )
+    refused(
+        dpo.STAGE, dpo_config(run, base, conversations), r"its columns \(messages, source, task\) are none of: prompt"
+    )
     replay = {"conversations": str(preferences / "train.parquet")}
-    refused(dpo.STAGE, dpo_config(run, base, preferences, replay=replay), "has no column messages; it holds prompt")
+    refused(dpo.STAGE, dpo_config(run, base, preferences, replay=replay), "are none of: messages")
     (folder / f"{which}.parquet").write_text("no Parquet at all")
     refused(sft.STAGE, sft_config(run, base, folder), "not readable as Parquet")
 
