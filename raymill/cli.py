@@ -79,8 +79,8 @@ def run(
     if dry_run:
         console.table(["stage", "command", "run directory", "would"], plan.preview())
         return
-    serve.choose_ray(address, [step.config for step in plan.steps])
-    results = plan.run(only, from_, force)
+    with serve.chosen_ray(address, [step.config for step in plan.steps]):
+        results = plan.run(only, from_, force)
     summary.show(plan.recipe, results)
 
 
@@ -95,8 +95,8 @@ def _stage_command(name: str) -> Callable[..., None]:
         given = core_config.apply_overrides(core_config.load_yaml(config), overrides or [])
         stage = registry.load(name)
         settings = core_config.parse(stage.config, given, str(config))
-        serve.choose_ray(address, [settings])
-        stage.execute(settings, force)
+        with serve.chosen_ray(address, [settings]):
+            stage.execute(settings, force)
         log.info("done: %s", settings.output)
 
     return command

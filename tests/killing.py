@@ -73,8 +73,9 @@ class Attempt:
         killed: list[str] = []
 
         def kill() -> bool:
-            if condition() and (doing := kill_one(ray_workers(psutil.Process(self.process.pid)), random)) is not None:
-                killed.append(doing)
+            if self.running and condition():
+                doing = kill_one(ray_workers(psutil.Process(self.process.pid)), random)
+                killed.extend([doing] if doing else [])
             return bool(killed)
 
         self.wait_for(kill)
