@@ -15,6 +15,7 @@ from core.stage import Stage
 from data_engine import (
     answer_key,
     build_report,
+    classify,
     contamination_report,
     decontaminate,
     dedup_index,
@@ -97,6 +98,8 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     if config.rules:
         language.load(language.model_path(config.language))
     url_filter.load(config.url)
+    for model in config.policies.classifiers.models:
+        classify.check(model)
     shards = list_shards(config.sources, run.inputs, config.shard_bytes, config.rows_per_shard)
     folders = Folders(run.directory)
     with run.timing("benchmarks"):

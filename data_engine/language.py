@@ -40,14 +40,14 @@ def model_path(config: LanguageConfig) -> str:
 
 
 @cache
-def load(path: str) -> Any:
+def load(path: str, setting: str = "language.model") -> Any:
     """The model, once in a process. Raises UserError when the file is no fastText model."""
     from fasttext.FastText import _FastText
 
     try:
         return _FastText(path)
     except ValueError as error:
-        raise UserError(f"language.model: {path}: {error}") from None
+        raise UserError(f"{setting}: {path}: {error}") from None
 
 
 def identify(texts: pa.Array | Sequence[str], path: str) -> tuple[list[str], np.ndarray]:

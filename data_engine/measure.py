@@ -28,19 +28,22 @@ from data_engine.url_filter import UrlConfig, UrlFilter
 BATCH = 512
 """Documents measured together; also the row group of measured/."""
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("url", pa.string()),
-        ("text", pa.large_string()),
-        ("source", pa.string()),
-        ("date", pa.string()),
-        ("language", pa.string()),
-        ("language_score", pa.float64()),
-        ("signals", signals.TYPE),
-        ("licence", pa.string()),
-    ]
-)
+
+def schema(policies: Policies) -> pa.Schema:
+    """The columns of `measured` and `documents`."""
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("url", pa.string()),
+            ("text", pa.large_string()),
+            ("source", pa.string()),
+            ("date", pa.string()),
+            ("language", pa.string()),
+            ("language_score", pa.float64()),
+            ("signals", signals.struct_type(policies)),
+            ("licence", pa.string()),
+        ]
+    )
 
 
 class MeasureConfig(Config):
@@ -130,7 +133,10 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
         seconds[step] += now - began
         return now
 
-    with Extractor(config.extraction) as extractor, TableWriter(folders.measured(shard.name), SCHEMA) as writer:
+    with (
+        Extractor(config.extraction) as extractor,
+        TableWriter(folders.measured(shard.name), schema(config.policies)) as writer,
+    ):
         records = read(shard, source, config.max_document_bytes, skips)
         found = _extracted(records, url_filter.load(config.url), extractor, quarantined)
         clock = time.monotonic()
@@ -160,7 +166,7 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
                 "signals": signals.to_arrow(measured) if measured is not None else [None] * len(batch),
                 "licence": [record.licence or None for record, _ in batch],
             }
-            writer.write(pa.table(columns, SCHEMA))
+            writer.write(pa.table(columns, writer.schema))
             documents += len(batch)
             clock = measured_part("write", clock)
         table, signatures = sketch.joined(sketches, config.dedup)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from data_engine import datatrove_flavour, languages
+from data_engine import classify, datatrove_flavour, languages
 from data_engine.kernels import c4, lines, repetition, vocabulary, words
 from data_engine.kernels.unicode import buffers, code_points
 from data_engine.policies import Policies
@@ -24,7 +24,16 @@ NAMES = (
 per token (kernels.words). stop_words: different stop words of the document's language. toxic_words: words on
 its toxic list, per word, a document counting at least 100 words. quality: see `_quality`."""
 
-TYPE = pa.struct([pa.field(name, pa.float64()) for name in NAMES])
+
+def names(policies: Policies) -> list[str]:
+    """NAMES and the scores of the configured classifiers."""
+    return [*NAMES, *(model.signal for model in policies.classifiers.models)]
+
+
+def struct_type(policies: Policies) -> pa.DataType:
+    """The type of the `signals` column."""
+    return pa.struct([pa.field(name, pa.float64()) for name in names(policies)])
+
 
 _LEAST_WORDS_OF_TOXICITY = 100.0
 
@@ -80,7 +89,9 @@ def measure(texts: pa.Array, document_languages: Sequence[str], policies: Polici
     signals["quality"] = _quality(signals)
     if policies.flavour == "datatrove":
         signals.update(datatrove_flavour.measure(utf8, offsets, policies))
-    return {name: signals[name] for name in NAMES}
+    for model in policies.classifiers.models:
+        signals[model.signal] = classify.scores(texts, model)
+    return {name: signals[name] for name in names(policies)}
 
 
 def _matches(
@@ -102,8 +113,8 @@ def _quality(signals: dict[str, np.ndarray]) -> np.ndarray:
 
 def to_arrow(signals: dict[str, np.ndarray]) -> pa.StructArray:
     """The `signals` column. NaN becomes null: 'not measured'."""
-    columns = [pa.array(signals[name], pa.float64(), from_pandas=True) for name in NAMES]
-    return pa.StructArray.from_arrays(columns, fields=list(TYPE))
+    columns = [pa.array(values, pa.float64(), from_pandas=True) for values in signals.values()]
+    return pa.StructArray.from_arrays(columns, names=list(signals))
 
 
 def from_arrow(column: pa.Array) -> dict[str, np.ndarray]:
@@ -111,6 +122,6 @@ def from_arrow(column: pa.Array) -> dict[str, np.ndarray]:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     return {
-        name: column.field(name).cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
-        for name in NAMES
+        field.name: column.field(field.name).cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        for field in column.type
     }

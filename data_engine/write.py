@@ -19,7 +19,6 @@ from data_engine.repeated_text import RepeatedTextConfig, Repeats
 from data_engine.sources import Shard
 from data_engine.tables import TableWriter, write_table
 
-DOCUMENTS = measure.SCHEMA
 REJECTS = pa.schema(
     [
         ("id", pa.string()),
@@ -110,7 +109,7 @@ def write_shard(
         writer.write(pa.table(columns, REJECTS))
 
     found: Counter[str] = Counter()
-    with TableWriter(folders.documents(shard.name), DOCUMENTS) as writer:
+    with TableWriter(folders.documents(shard.name), measured.schema) as writer:
         kept = measured.filter(pa.array(stays))
         for start in range(0, kept.num_rows, measure.BATCH):
             part = kept.slice(start, measure.BATCH)
@@ -119,8 +118,8 @@ def write_shard(
                 scrubbed, counts = scrub(text, pii.kinds())
                 texts.append(scrubbed)
                 found.update(counts)
-            column = DOCUMENTS.get_field_index("text")
-            writer.write(part.set_column(column, DOCUMENTS.field("text"), pa.array(texts, pa.large_string())))
+            column = measured.schema.get_field_index("text")
+            writer.write(part.set_column(column, measured.schema.field("text"), pa.array(texts, pa.large_string())))
         writer.metadata["raymill"] = json.dumps({"documents": kept.num_rows, "pii": dict(sorted(found.items()))})
     return {"documents": kept.num_rows}
 

@@ -35,6 +35,7 @@ _STAGES = {
     "data.index": "Index a documents artifact, for later builds to deduplicate against.",
     "data.tokenize": "Train a byte-level BPE tokenizer and write tokens.",
     "data.stats": "Make a page to browse a documents artifact: counts, histograms, samples of each rule.",
+    "data.train-classifier": "Train a fastText classifier of documents: quality, topic, toxicity.",
     "data.derive": "Derive instruction pairs, preference pairs and questions from documents.",
     "data.ablate": "Try mixtures of sources with small pretrainings side by side, rank them, predict others.",
     "train.pretrain": "Train a language model from tokens.",

@@ -13,6 +13,7 @@ MODULES = {
     "data.stats": "data_engine.stats",
     "data.derive": "data_engine.derive",
     "data.ablate": "raymill.ablate",
+    "data.train-classifier": "data_engine.train_classifier",
     "train.pretrain": "training.pretrain",
     "train.sft": "training.sft",
     "train.dpo": "training.dpo",

@@ -7,6 +7,7 @@ from pydantic import Field
 from core.config import Config
 from data_engine.policies.base import Policy, Rule
 from data_engine.policies.c4 import C4
+from data_engine.policies.classifiers import Classifiers
 from data_engine.policies.fineweb import FineWeb
 from data_engine.policies.gopher_quality import GopherQuality
 from data_engine.policies.gopher_repetition import GopherRepetition
@@ -29,7 +30,10 @@ class Policies(Config):
     c4: C4 = Field(default_factory=C4, description="boilerplate and code, by C4")
     fineweb: FineWeb = Field(default_factory=FineWeb, description="lists and fragments, by FineWeb")
 
+    classifiers: Classifiers = Field(default_factory=Classifiers, description="scores of fastText models")
+
     def enabled(self) -> list[Policy]:
         """The policies that are switched on."""
-        policies = [self.toxicity, self.gopher_repetition, self.gopher_quality, self.c4, self.fineweb]
+        rules = [self.toxicity, self.gopher_repetition, self.gopher_quality, self.c4, self.fineweb]
+        policies = [*rules, self.classifiers]
         return [policy for policy in policies if policy.enabled]
