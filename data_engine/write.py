@@ -59,7 +59,7 @@ def write_shard(
     folders: Folders,
 ) -> dict[str, Any]:
     """Write what became of a shard's documents, `documents/` last."""
-    measured = pq.read_table(folders.measured(shard.name))
+    measured = pq.read_table(folders.measured(shard.name)).replace_schema_metadata(None)
     decided = pq.read_table(folders.scratch("decided", shard.name, "parquet"))
     removed = rows.read_refs(removals, number) if removals else np.zeros(0, rows.REMOVAL)
     removed = removed[np.argsort(removed["ref"])]
@@ -82,7 +82,7 @@ def write_shard(
         for place, text in zip(there, edited.texts, strict=True):
             whole[place] = text
         column = measured.schema.get_field_index("text")
-        measured = measured.set_column(column, DOCUMENTS.field("text"), pa.array(whole, pa.large_string()))
+        measured = measured.set_column(column, measured.schema.field("text"), pa.array(whole, pa.large_string()))
         for place, words in zip(there[edited.short >= 0], edited.short[edited.short >= 0], strict=True):
             reasons[place], values[place], thresholds[place] = repeated_text.TOO_SHORT, words, repeated.min_words
         duplicates = pa.concat_tables([duplicates, pa.Table.from_pylist(edited.spans, DUPLICATES)])
