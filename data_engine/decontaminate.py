@@ -102,8 +102,8 @@ def prepare(config: DecontaminationConfig, folders: Folders) -> dict[str, dict[s
 
 
 @lru_cache(maxsize=1)
-def _load(directory: Path) -> NgramIndex:
-    """The index of a run, mapped once in a process."""
+def _load(directory: Path, written: int) -> NgramIndex:
+    """The index of a run, mapped once in a process. written: when, as a worker may live to see another one there."""
     return NgramIndex.load(partial(Folders(directory).scratch, _STEP))
 
 
@@ -122,7 +122,8 @@ class Contamination:
 
 def judge_shard(documents: pa.Table, config: DecontaminationConfig, name: str, folders: Folders) -> "Contamination":
     """Judge what would stay of a shard, and write its `contamination/`. documents: n rows with id, url and text."""
-    found = judge(documents["text"].combine_chunks(), _load(folders.directory), config)
+    written = folders.scratch(_STEP, "keys").stat().st_mtime_ns
+    found = judge(documents["text"].combine_chunks(), _load(folders.directory, written), config)
     ids, urls = documents["id"].to_pylist(), documents["url"].to_pylist()
     rows = [{"id": ids[row["document"]], "url": urls[row["document"]], **row} for row in found.rows]
     write_table(folders.contamination(name), pa.Table.from_pylist(rows, SCHEMA))

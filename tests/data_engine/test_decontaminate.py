@@ -310,6 +310,14 @@ def test_a_benchmark_that_is_wrong_is_told_before_any_work(tmp_path):
     assert not (tmp_path / "run" / "measured").exists()
 
 
+def test_other_items_in_the_same_folder_are_other_items(tmp_path):
+    corpora.write_jsonl(tmp_path / "a.jsonl", corpora.rows_of([QUESTION, ANSWER]))
+    for question, rejected in [(QUESTION, "0"), (ANSWER, "1")]:
+        benchmark = write_items(tmp_path / "b.jsonl", [(question, "")])
+        _, run = build(tmp_path, [tmp_path / "a.jsonl"], decontaminate={"benchmarks": [benchmark]})
+        assert [row["url"][-1] for row in corpora.read_all(run / "rejects")] == [rejected]
+
+
 def test_without_benchmarks_nothing_is_searched_or_written(tmp_path):
     corpora.write_jsonl(tmp_path / "a.jsonl", corpora.rows_of([QUESTION]))
     manifest, run = build(tmp_path, [tmp_path / "a.jsonl"])
