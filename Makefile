@@ -46,6 +46,7 @@ bench-data: $(READY) ## measure the claims of the data engine (benchmarks/*.py, 
 	.venv/bin/python benchmarks/heuristics.py
 	.venv/bin/python benchmarks/signatures.py
 	.venv/bin/python benchmarks/language_id.py
+	.venv/bin/python benchmarks/pipeline.py
 	.venv/bin/python benchmarks/render.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured
