@@ -92,13 +92,17 @@ def _stage_command(name: str) -> Callable[..., None]:
         address: Annotated[str | None, ADDRESS] = None,
         force: Annotated[bool, FORCE] = False,
     ) -> None:
+        from raymill import summary
+
         # First the file: what is wrong with it is said without waiting for a stage's libraries.
         given = core_config.apply_overrides(core_config.load_yaml(config), overrides or [])
         stage = registry.load(name)
         settings = core_config.parse(stage.config, given, str(config))
         with serve.chosen_ray(address, [settings]):
-            stage.execute(settings, force)
+            made, _ = stage.execute(settings, force)
         log.info("done: %s", settings.output)
+        for line in summary.headline(made):
+            console.say(line)
 
     return command
 
