@@ -7,6 +7,7 @@ Ours is `data build` with `rules: false`, from Parquet with text to survivors, r
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import statistics
@@ -138,8 +139,23 @@ def datatrove(place: Path, work: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in Path(kept).rglob("*.parquet"))
 
 
+def processor_seconds() -> float:
+    """What this process and all below it, Ray's daemons among them, have taken of a processor."""
+    own = psutil.Process()
+    total = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def compare(folder: Path, runs: int) -> None:
-    """`data.dedup_vs_datatrove`: one core each; ours without the HTML report, which theirs does not write."""
+    """`data.dedup_vs_datatrove`: one core each; ours without the HTML report, which theirs does not write.
+
+    The value is of processor time, all of Ray's processes counted: on a shared machine the clock measures the others.
+    The ratio by the clock stands beside it.
+    """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # Ray's processes inherit it
     harness.one_thread()
     import ray
@@ -147,26 +163,32 @@ def compare(folder: Path, runs: int) -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     _, place = corpus(folder, SMALL, 0)
     build(place, folder / "ours", SMALL // 2)  # compiles, starts the worker, imports
-    pairs, found = [], []
+    pairs, clocks, found = [], [], []
     for _ in range(runs):
-        manifests = [build(place, folder / "ours", SMALL // 2) for _ in range(3)]
-        ours = statistics.median(m.timings["total"] - m.timings["report"] for m in manifests)
-        began = time.perf_counter()
+        manifests, taken = [], []
+        for _ in range(3):
+            before = processor_seconds()
+            manifests.append(build(place, folder / "ours", SMALL // 2))
+            taken.append(processor_seconds() - before)  # the report is among it
+        clock = statistics.median(m.timings["total"] - m.timings["report"] for m in manifests)
+        before, began = processor_seconds(), time.perf_counter()
         kept = datatrove(place, folder / "theirs")
-        pairs.append((ours, time.perf_counter() - began))
+        pairs.append((statistics.median(taken), processor_seconds() - before))
+        clocks.append((clock, time.perf_counter() - began))
         found.append({"ours": documents_of(manifests[-1]), "theirs_kept": kept})
-        print(pairs[-1], found[-1], flush=True)
+        print(pairs[-1], clocks[-1], flush=True)
     ratios = [theirs / ours for ours, theirs in pairs]
-    middle = sorted(range(runs), key=lambda n: ratios[n])[runs // 2]
     harness.write(
         "data.dedup_vs_datatrove",
         statistics.median(ratios),
-        {"documents_per_second": SMALL / pairs[middle][0]},
-        {"documents_per_second": SMALL / pairs[middle][1]},
+        {"documents_per_core_second": SMALL / statistics.median(ours for ours, _ in pairs)},
+        {"documents_per_core_second": SMALL / statistics.median(theirs for _, theirs in pairs)},
         ratios,
-        seconds=pairs,
+        processor_seconds=pairs,
+        clock_seconds=clocks,
+        clock_ratio=statistics.median(theirs / ours for ours, theirs in clocks),
         documents=SMALL,
-        found=found[middle],
+        found=found[-1],
     )
 
 
