@@ -2,6 +2,7 @@
 
     python benchmarks/dedup.py compare                     10,000 documents, one core each, Ray warm
     python benchmarks/dedup.py scale --documents 1000000   against 100,000, all cores
+    python benchmarks/dedup.py index                       100,000 documents: bytes of an index, a crawl against it
 
 Ours is `data build` with `rules: false`, from Parquet with text to survivors, rejects and duplicates written.
 """
@@ -27,6 +28,7 @@ from planted import PAIR, Plan, true_similarities
 import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
 from core import config
 from core.manifest import Manifest
+from data_engine import index as index_stage
 from data_engine.build import STAGE
 from data_engine.minhash import DedupConfig, collision_probability
 
@@ -45,7 +47,7 @@ def corpus(folder: Path, documents: int, seed: int) -> tuple[Plan, Path]:
     return plan, place
 
 
-def build(place: Path, output: Path, rows_per_shard: int = 10_000) -> Manifest:
+def build(place: Path, output: Path, rows_per_shard: int = 10_000, **dedup: Any) -> Manifest:
     """Remove the copies of a corpus."""
     shutil.rmtree(output, ignore_errors=True)
     settings = {
@@ -54,6 +56,7 @@ def build(place: Path, output: Path, rows_per_shard: int = 10_000) -> Manifest:
         "rules": False,
         "pii": NO_PII,
         "rows_per_shard": rows_per_shard,
+        "dedup": dedup,
     }
     return STAGE.execute(config.parse(STAGE.config, settings, "benchmark"))[0]
 
@@ -261,9 +264,35 @@ def scale(folder: Path, documents: int, runs: int) -> None:
     harness.write("data.dedup_precision", value, value, None, [value], documents=documents, quality=measured)
 
 
+# --- the index ----------------------------------------------------------------------------------------------------
+
+
+def index(folder: Path) -> None:
+    """Print what an index takes and what a second crawl against it costs; half of that crawl is in the index."""
+    from cluster import runtime
+
+    runtime.connect("local")
+    (_, first), (_, small) = corpus(folder, LARGE, 1), corpus(folder, SMALL, 0)
+    build(small, folder / "run", SMALL // 2)
+    made = build(first, folder / "indexed", index=True)
+    size = sum(file.stat().st_size for file in (folder / "indexed" / "index").iterdir())
+    print(f"index: {size / made.counts['kept']:.0f} bytes a document, {made.timings['index']} s to write", flush=True)
+    settings = {"output": str(folder / "index"), "documents": str(folder / "indexed")}
+    alone = index_stage.STAGE.execute(config.parse(index_stage.STAGE.config, settings, "benchmark"))[0]
+    print(f"data index: {alone.counts['documents'] / alone.timings['total']:.0f} documents/s", flush=True)
+    mixed = folder / "mixed"
+    mixed.mkdir(exist_ok=True)
+    pq.write_table(pq.read_table(sorted(first.iterdir())[0]), mixed / "known.parquet", row_group_size=5_000)
+    pq.write_table(pq.read_table(corpus(folder, LARGE // 2, 2)[1]), mixed / "new.parquet", row_group_size=5_000)
+    plain = build(mixed, folder / "run")
+    against = build(mixed, folder / "run", against=[str(folder / "indexed")])
+    for name, found in (("alone", plain), ("against", against)):
+        print(f"{name}: {LARGE / found.timings['total']:.0f} documents/s", found.metrics["dedup"], found.timings)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["compare", "scale"])
+    parser.add_argument("what", choices=["compare", "scale", "index"])
     parser.add_argument("--documents", type=int, default=1_000_000, help="of 'scale'")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to work; kept. Default: a temporary one, removed")
@@ -273,6 +302,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if arguments.what == "compare":
             compare(folder, arguments.runs)
+        elif arguments.what == "index":
+            index(folder)
         else:
             scale(folder, arguments.documents, arguments.runs)
 
