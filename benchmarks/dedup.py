@@ -235,7 +235,7 @@ def quality(plan: Plan, run: Path) -> dict[str, Any]:
 
 
 def scale(folder: Path, documents: int, runs: int) -> None:
-    """`data.dedup_scaling` (of processor time, the clock beside it), `data.dedup_peak_pss_gib`, `data.dedup_precision`."""
+    """`data.dedup_scaling` by processor time (the clock stands beside it), peak memory, precision and recall."""
     from cluster import runtime
 
     runtime.connect("local")
