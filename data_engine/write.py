@@ -113,15 +113,20 @@ def write_shard(
         kept = measured.filter(pa.array(stays))
         for start in range(0, kept.num_rows, measure.BATCH):
             part = kept.slice(start, measure.BATCH)
-            texts = []
-            for text in part["text"].to_pylist():
-                scrubbed, counts = scrub(text, pii.kinds())
-                texts.append(scrubbed)
-                found.update(counts)
-            column = measured.schema.get_field_index("text")
-            writer.write(part.set_column(column, measured.schema.field("text"), pa.array(texts, pa.large_string())))
+            writer.write(_scrubbed(part, pii, found) if pii.kinds() else part)
         writer.metadata["raymill"] = json.dumps({"documents": kept.num_rows, "pii": dict(sorted(found.items()))})
     return {"documents": kept.num_rows}
+
+
+def _scrubbed(part: pa.Table, pii: PiiConfig, found: Counter[str]) -> pa.Table:
+    """Documents without personal data; what was found is added up."""
+    texts = []
+    for text in part["text"].to_pylist():
+        scrubbed, counts = scrub(text, pii.kinds())
+        texts.append(scrubbed)
+        found.update(counts)
+    column = part.schema.get_field_index("text")
+    return part.set_column(column, part.schema.field("text"), pa.array(texts, pa.large_string()))
 
 
 def _duplicates(removed: np.ndarray, ids: list[str], earlier: Earlier) -> pa.Table:
