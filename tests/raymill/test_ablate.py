@@ -26,7 +26,7 @@ MIXTURES = {
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-    """Documentation, of which a part has its tokens shuffled: from that only frequencies can be learned."""
+    """Documentation, of which a part has its tokens replaced by random ones: from that nothing can be learned."""
     directory = fixtures.write_tokens(tmp_path_factory.mktemp("tokens"))
     table = pq.read_table(directory / INDEX)
     rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def tokens(tmp_path_factory):
         for row, name in zip(table.to_pylist(), names, strict=True):
             if row["shard"] == shard and name == "noise":
                 inside = ids[row["offset"] : row["offset"] + row["tokens"] - 1]
-                inside[:] = rng.permutation(inside)
+                inside[:] = rng.integers(4, fixtures.VOCABULARY, len(inside))
         ids.tofile(directory / "tokens" / shard)
     column = table.schema.get_field_index("source")
     pq.write_table(table.set_column(column, table.schema.field(column), [names]), directory / INDEX)
