@@ -1,8 +1,9 @@
-"""A driver or a worker killed at a random moment of a build: the same files as if nothing had happened."""
+"""A driver, a worker or a node killed at a random moment of a build: the same files as if nothing had happened."""
 
 import random
 import threading
 import time
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -117,3 +118,38 @@ def test_a_killed_worker_is_replaced_and_the_stage_goes_on(settings, undisturbed
         killer.join()
     print(f"seed {seed}: {moment:.2f} s into the stage: killed {killed or 'nothing, it was over'}")
     assert files_of(tmp_path / "run") == expected
+
+
+@contextmanager
+def three_nodes():
+    """A simulated cluster of three nodes of one core each."""
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    try:
+        yield cluster, [cluster.add_node(**small) for _ in range(2)]
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(300, 304))
+def test_a_killed_node_takes_nothing_with_it(settings, undisturbed, tmp_path, seed):
+    """kill -9 of a raylet in a simulated cluster of three nodes."""
+    expected, seconds = undisturbed
+    moments = random.Random(seed)
+    output = tmp_path / "run"
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump(settings(output)))
+    with three_nodes() as (cluster, others), attempts(tmp_path / "log") as start:
+        command = ("data", "build", str(tmp_path / "build.yaml"), "--address", cluster.address)
+        run = start(*command)
+        run.wait_for(lambda: written(output))
+        moment = moments.uniform(0, seconds)
+        time.sleep(moment)
+        print(f"seed {seed}: raylet killed {moment:.2f} s after the first shard")
+        moments.choice(others).kill_raylet(check_alive=False)
+        if run.wait() != 0:
+            print(run.said())
+            assert start(*command).wait() == 0, run.said()[-3000:]
+    assert files_of(output) == expected
