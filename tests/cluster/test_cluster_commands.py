@@ -60,7 +60,7 @@ def states(call):
     return {row[0]: (row[1], row[-1]) for row in rows}
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_jobs_are_sent_followed_listed_and_stopped(call):
     """The round trip, once: a stage that ends well, and one that is stopped."""
     write_tokenize(call.folder)
