@@ -76,8 +76,9 @@ def undisturbed(tokens, tmp_path_factory):
     return directory, pretrain.STAGE.execute(settings(directory, tokens, "torchrun"))[0]
 
 
-@pytest.mark.faults
-@pytest.mark.parametrize("launcher", ["ray", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("ray", marks=pytest.mark.slow), pytest.param("torchrun", marks=pytest.mark.faults)]
+)
 def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_last_bit(
     ray_session, undisturbed, tokens, tmp_path, launcher, caplog
 ):
