@@ -1,5 +1,6 @@
 """URLs: one normal form for each address, against the examples of RFC 3986, urljoin, and whatever hypothesis finds."""
 
+import re
 from urllib.parse import urljoin, urlsplit
 
 import pytest
@@ -109,6 +110,7 @@ _RFC_3986 = {
     "g..": "http://a/b/c/g..", "..g": "http://a/b/c/..g", "./../g": "http://a/b/g", "./g/.": "http://a/b/c/g/",
     "g/./h": "http://a/b/c/g/h", "g/../h": "http://a/b/c/h", "g;x=1/./y": "http://a/b/c/g;x=1/y",
     "g;x=1/../y": "http://a/b/c/y", "g?y/./x": "http://a/b/c/g?y/./x", "g?y/../x": "http://a/b/c/g?y/../x",
+    "/x//y": "http://a/x//y", "/..//": "http://a//",
     "http://g/": "http://g/", "mailto:x@y": None, "g:h": None, "#s": None, "": None,
 }  # fmt: skip
 
@@ -124,6 +126,8 @@ def test_the_short_way_to_resolve_equals_the_long_one(base, reference, lead):
     stripped = urls._STRIPPED.sub("", reference.strip(urls._C0_AND_SPACE))
     if base is None or not stripped or stripped.startswith("#"):
         return
+    if "//" in re.split("[?#]", stripped)[0]:
+        return  # urljoin drops empty segments of a path; RFC 3986, 5.2.4 keeps them, as the table above says
     try:
         expected = urls.normalise(urljoin(base, stripped))
     except ValueError:
