@@ -2,6 +2,8 @@
 
 import codecs
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 
 from charset_normalizer import from_bytes
 
@@ -31,12 +33,8 @@ def decode(payload: bytes, declared: str | None = None) -> str:
     mark, marked = _mark(payload, declared)
     if marked is not None:
         return payload[len(mark) :].decode(marked, "replace")
-    candidates: list[str | None] = [declared]
-    for pattern in (_XML, _META):
-        found = pattern.search(payload[:_PRESCAN_BYTES])
-        candidates.append(found.group(1).decode("ascii") if found else None)
-    for candidate in candidates:
-        encoding = _known(candidate)
+    for label in _labels(payload, declared):
+        encoding = _known(label)
         if encoding == "cp1252" and not payload.isascii() and _is_utf8(payload):
             return payload.decode("utf-8")  # a server's default; Latin text is not valid UTF-8 by accident
         if encoding is None:
@@ -48,11 +46,20 @@ def decode(payload: bytes, declared: str | None = None) -> str:
     if _is_utf8(payload):
         return payload.decode("utf-8")
     # a wrong byte or two in a page that says what it is: believe the page
-    first = next((encoding for encoding in map(_known, candidates) if encoding), None)
+    first = next((encoding for encoding in map(_known, _labels(payload, declared)) if encoding), None)
     if first is not None:
         return payload.decode(first, "replace")
     best = from_bytes(payload[:_DETECT_BYTES]).best()
     return payload.decode(best.encoding if best is not None else "cp1252", "replace")
+
+
+def _labels(payload: bytes, declared: str | None) -> Iterator[str | None]:
+    """What says a charset, in the order in which it is believed; the page is searched only when it comes to that."""
+    yield declared
+    head = payload[:_PRESCAN_BYTES]
+    for pattern in (_XML, _META):
+        found = pattern.search(head)
+        yield found.group(1).decode("ascii") if found else None
 
 
 def _mark(payload: bytes, declared: str | None) -> tuple[bytes, str | None]:
@@ -74,6 +81,7 @@ def _is_utf8(payload: bytes) -> bool:
     return True
 
 
+@lru_cache(1 << 10)
 def _known(label: str | None) -> str | None:
     """Python's name for a text encoding's label; None for one that it does not know or that encodes no text."""
     if not label:
