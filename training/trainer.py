@@ -17,6 +17,7 @@ from training import optimizer as optimizers
 from training import precision as precisions
 from training import saved_steps, state
 from training.batch import Batch
+from training.early_stopping import EarlyStopping
 from training.feedback import Feedback
 from training.metrics import MetricsLog, peak_flops, peak_memory_gib
 from training.model import flops_per_token
@@ -82,11 +83,12 @@ class Trainer:
         steps: int,
         evaluate: Evaluate | None = None,
         evaluate_every: int = 0,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         self.config, self.directory, self.world = config, directory, world
         self.model, self.objective, self.samples = model, objective, samples
         self.steps = steps
-        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.evaluate, self.evaluate_every, self.stopping = evaluate, evaluate_every, stopping
         self.precision = precisions.resolve(config.precision, config.bf16_path)
         self.optimizer = optimizers.build(model, config.optimizer)
         self.gradient = FlatGradient(p for group in self.optimizer.param_groups for p in group["params"])
@@ -107,15 +109,19 @@ class Trainer:
         if cursor.step:
             self.feedback.say(f"resumed at step {cursor.step:,} of {self.steps:,}")
         row = metrics.last if metrics is not None else {}
-        while cursor.step < self.steps:
+        stopped = self.stopping is not None and self.stopping.stops(cursor.step)
+        while cursor.step < self.steps and not stopped:
             cursor, row = self._step(cursor)
             last = cursor.step == self.steps
             if self.evaluate is not None and (last or (self.evaluate_every and cursor.step % self.evaluate_every == 0)):
                 row |= self._evaluated()
+                if self.stopping is not None:
+                    self.stopping.saw(cursor.step, row["validation_loss"])
+                    stopped = self.stopping.stops(cursor.step)
             if metrics is not None:
                 metrics.write(row)
             self._show(row)
-            if last or cursor.step % self.config.checkpoint_every == 0:
+            if last or stopped or cursor.step % self.config.checkpoint_every == 0:
                 self._checkpoint(cursor, row)
         if metrics is not None:
             metrics.close()
