@@ -15,6 +15,7 @@ from core.manifest import Manifest
 from core.report import Report, bar_chart
 from core.run import Run
 from core.stage import Stage
+from data_engine.choice_items import ITEMS, answer_items, description_items
 from data_engine.corpus import list_shards, read_documents
 from data_engine.distractors import Distractors
 from data_engine.facts import MODULE_PATTERN, OBJECT_PATTERN, Fact, PageReader, Skipped, check_pattern
@@ -34,15 +35,6 @@ PREFERENCES = pa.schema(
         ("rejected", pa.string()),
         ("source", pa.string()),
         ("document_id", pa.string()),
-    ]
-)
-ITEMS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question", pa.string()),
-        ("choices", pa.list_(pa.string())),
-        ("answer", pa.int64()),
-        ("source", pa.string()),
     ]
 )
 
@@ -79,7 +71,7 @@ class DeriveConfig(StageConfig):
     length_ratio: float = Field(
         1.4, ge=1, description="the longer of two paired descriptions over the shorter, at most"
     )
-    choices: int = Field(4, ge=2, description="descriptions that a multiple-choice item offers")
+    choices: int = Field(4, ge=2, description="answers that a multiple-choice item offers")
 
     @field_validator("patterns")
     @classmethod
@@ -118,7 +110,10 @@ def derive(config: DeriveConfig, run: Run) -> Manifest:
         }
     with run.timing("pairs"):
         pairs = {TRAIN_FILE: _pairs(config, facts.train), HELDOUT_FILE: _pairs(config, facts.heldout)}
-        items = _items(config, facts.heldout)
+        items = [
+            *description_items(facts.heldout, config.choices, config.length_ratio, config.seed),
+            *answer_items(conversations[HELDOUT_FILE], config.choices, config.seed),
+        ]
     for name, questions in conversations.items():
         rows = [_conversation_row(question) for question in questions]
         pq.write_table(pa.Table.from_pylist(rows, CONVERSATIONS), run.folder("conversations") / name)
@@ -251,29 +246,6 @@ def _preference_row(config: DeriveConfig, fact: Fact, other: Fact) -> dict[str, 
     }
 
 
-def _items(config: DeriveConfig, facts: Sequence[Fact]) -> list[dict[str, Any]]:
-    """One question per fact with its description among wrong ones; the place of the right one is drawn."""
-    distractors = Distractors(facts, config.seed, config.length_ratio)
-    rows = []
-    for fact in facts:
-        question = ask(TASKS["describe"], fact, config.seed)
-        assert question is not None
-        wrong = distractors.draw(fact, config.choices - 1, "item")
-        if len(wrong) < config.choices - 1:
-            continue
-        answer = draw(config.seed, "place", fact.document_id) % config.choices
-        rows.append(
-            {
-                "id": fact.document_id,
-                "question": question.prompt,
-                "choices": [*wrong[:answer], fact.description, *wrong[answer:]],
-                "answer": answer,
-                "source": fact.source,
-            }
-        )
-    return rows
-
-
 # --- the report ---------------------------------------------------------------------------------------------------
 
 
@@ -349,10 +321,10 @@ def _report(
                 row["question"],
                 "\n".join(f"{'>' if i == row['answer'] else ' '} {c}" for i, c in enumerate(row["choices"])),
             )
-            for row in items[:8]
+            for row in items[:: max(1, len(items) // 8)][:8]
         ],
     )
     return report
 
 
-STAGE = Stage(name="data.derive", version=2, config=DeriveConfig, run=derive)
+STAGE = Stage(name="data.derive", version=3, config=DeriveConfig, run=derive)

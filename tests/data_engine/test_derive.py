@@ -85,7 +85,7 @@ def test_held_out_rows_come_from_validation_documents_alone(derived):
             ids = {row["document_id"] for row in table(derived, folder, name)}
             assert ids
             assert {split_of(identifier, 0.2) for identifier in ids} == {split}
-    assert {split_of(row["id"], 0.2) for row in table(derived, "items", "heldout.parquet")} == {VALIDATION}
+    assert {split_of(row["document_id"], 0.2) for row in table(derived, "items", "heldout.parquet")} == {VALIDATION}
 
 
 def test_no_held_out_text_occurs_in_training(derived):
@@ -94,7 +94,8 @@ def test_no_held_out_text_occurs_in_training(derived):
     seen = {row["chosen"] for row in train} | {row["rejected"] for row in train}
     seen |= {m["content"] for row in table(derived, "conversations", "train.parquet") for m in row["messages"]}
     asked = {row["chosen"] for row in heldout} | {row["rejected"] for row in heldout}
-    asked |= {choice for row in table(derived, "items", "heldout.parquet") for choice in row["choices"]}
+    items = [row for row in table(derived, "items", "heldout.parquet") if row["task"] == "describe"]
+    asked |= {choice for row in items for choice in row["choices"]}
     assert not asked & seen
     assert not any(near_identical(sorted(asked), sorted(seen), 0.8))
 
@@ -126,13 +127,29 @@ def test_right_and_wrong_cannot_be_told_apart_without_the_question(derived):
 def test_items_have_one_right_choice_at_every_place(derived):
     items = table(derived, "items", "heldout.parquet")
     truth = derived[2]
-    assert len(items) > 50
+    by_task = Counter(item["task"] for item in items)
+    assert set(by_task) == {"describe", "kind", "package", "module", "parameter"}
+    assert min(by_task.values()) > 50
     for item in items:
         assert len(set(item["choices"])) == 4
-        if not truth[item["id"]]["describe"]:
+        if not truth[item["document_id"]]["describe"]:
             continue  # a copy that survived: its own truth is that of the page it copies
-        assert item["choices"][item["answer"]] == truth[item["id"]]["describe"]
-    assert {item["answer"] for item in items} == {0, 1, 2, 3}
+        assert item["choices"][item["answer"]] == truth[item["document_id"]][item["task"]]
+        assert item["id"] == f"{item['document_id']}:{item['task']}"
+    for task in by_task:
+        assert {item["answer"] for item in items if item["task"] == task} == {0, 1, 2, 3}
+
+
+def test_common_answers_are_offered_where_they_are_wrong(derived):
+    """Else the choice that is right somewhere would be the right one."""
+    items = table(derived, "items", "heldout.parquet")
+    for task in ("kind", "package"):
+        offered, right = Counter(), Counter()
+        for item in items:
+            if item["task"] == task:
+                offered.update(item["choices"])
+                right[item["choices"][item["answer"]]] += 1
+        assert all(right[choice] < 0.5 * offered[choice] for choice in offered), (task, right, offered)
 
 
 def test_no_constant_answer_is_good(derived):

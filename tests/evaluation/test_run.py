@@ -174,6 +174,21 @@ def test_guessing_is_stated(world):
     assert guess["exact_match/kind.exact_match"] == max(answers.count(a) for a in answers) / len(answers)
 
 
+def test_choices_are_scored_by_task_beside_what_needs_no_reading(world, tmp_path):
+    """Of ten items of one task the same choice is right in seven: always taking it scores seven tenths."""
+    rows = [
+        {**ITEMS[0], "id": str(n), "choices": ["a", "b", "c", "d"], "answer": 0 if n < 7 else n - 6, "task": "letter"}
+        for n in range(10)
+    ]
+    items = write_rows(tmp_path / "items.parquet", [*rows, {**ITEMS[1], "task": "other"}])
+    task = {"type": "multiple_choice", "items": str(items)}
+    run(world, tmp_path / "out", tasks=[task], models={"one": str(world / "one")})
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert {row["task"] for row in found["scores"]} == {"multiple_choice/letter", "multiple_choice/other"}
+    assert found["guess"]["multiple_choice/letter.acc"] == pytest.approx(0.7)
+    assert found["guess"]["multiple_choice/other.acc"] == 0.25
+
+
 def test_limit_takes_the_first_rows(world, tmp_path):
     task = {"type": "multiple_choice", "items": str(world / "items.parquet"), "limit": 5}
     done = run(world, tmp_path / "out", tasks=[task], models={"one": str(world / "one")})
