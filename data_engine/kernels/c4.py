@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from data_engine.kernels.unicode import ALPHA, DIGIT, SPACE, TERMINAL, UNSPACED, decode, entry
+from data_engine.kernels.unicode import ALPHA, ASCII_WORD, DIGIT, SPACE, TERMINAL, UNSPACED, decode, entry
 
 COLUMNS = ("c4_sentences", "c4_lorem_ipsum", "c4_curly_bracket", "c4_kept_lines", "c4_policy_lines")
 """Columns of `c4_statistics`. Sentences, 'lorem ipsum' and '{' are counted in the lines that C4 keeps;
@@ -27,9 +27,12 @@ _text = "".join(_PHRASES).encode()
 PHRASE_BYTES = np.frombuffer(_text, np.uint8)
 PHRASE_STARTS = np.cumsum([0, *(len(phrase) for phrase in _PHRASES)]).astype(np.int64)
 PHRASE_KINDS = np.array(list(_PHRASES.values()), np.int64)
-PHRASE_FIRST = np.zeros(256, np.uint8)
-for _phrase in _PHRASES:
-    PHRASE_FIRST[ord(_phrase[0])] = PHRASE_FIRST[ord(_phrase[0].upper())] = 1
+PHRASE_FIRST = np.zeros((3, 256), np.uint8)
+"""The phrases, a bit each, that have a letter (of either case) as their first, second and third."""
+for _number, _phrase in enumerate(_PHRASES):
+    for _place, _letter in enumerate(_phrase[:3]):
+        for _case in (_letter, _letter.upper()):
+            PHRASE_FIRST[_place, ord(_case)] |= 1 << _number
 
 _CLOSING = np.array([ord(c) for c in "\"'”’»)］】」』）"], np.int64)
 _QUOTES = np.array([ord(c) for c in "\"'”’»」』"], np.int64)
@@ -54,8 +57,9 @@ def phrases_in(
 ) -> int:
     """The kinds of all phrases that occur in start..end of UTF-8 bytes or code points."""
     found = 0
-    for at in range(start, end):
-        if units[at] > 127 or not first[units[at]]:
+    for at in range(start, end - 2):
+        maybe = first[0, min(units[at], 255)] & first[1, min(units[at + 1], 255)] & first[2, min(units[at + 2], 255)]
+        if not maybe:
             continue
         for phrase in range(kinds.size):
             length = starts[phrase + 1] - starts[phrase]
@@ -164,6 +168,20 @@ def _line(utf8: np.ndarray, begin: int, end: int, classes: np.ndarray) -> tuple[
     last_kind = np.uint8(0)
     at = begin
     while at < end:
+        run = at
+        while at < end and ASCII_WORD[utf8[at]]:
+            at += 1
+        if at > run:
+            sentences += after_terminal and open_sentence and unspaced
+            after_terminal = unspaced = False
+            open_sentence = True
+            words += length == 0
+            length += at - run
+            longest = max(longest, length)
+            dots = 0
+            last, last_kind = np.int64(utf8[at - 1]), classes[utf8[at - 1]]
+            if at == end:
+                break
         point, at = decode(utf8, at, end)
         kind = classes[entry(point)]
         if kind & TERMINAL:

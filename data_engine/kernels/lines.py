@@ -51,40 +51,28 @@ def line_statistics(
         lines = bullets = ellipses = terminals = short = newlines = paragraphs = 0
         paragraph_state, paragraph_length = SEED, 0
         while at <= end:
-            # one line: from its first to its last character that is no white space
-            state = settled = SEED
-            length = settled_length = dots = last_dots = 0
-            first = last = 0
-            last_kind = np.uint8(0)
-            while at < end:
-                point, at = decode(utf8, at, end)
-                if point == 10:
-                    newlines += 1
-                    break
-                kind = classes[entry(point)]
-                if length or not kind & SPACE:
-                    state = step(state, point)
-                    length += 1
-                if not kind & SPACE:
-                    dots = dots + 1 if point == 46 else 0
-                    if not settled_length:
-                        first = point
-                    settled, settled_length, last, last_kind, last_dots = state, length, point, kind, dots
-                else:
-                    dots = 0
+            begin = at
+            every_bit = np.uint8(0)
+            while at < end and utf8[at] != 10:
+                every_bit |= utf8[at]
+                at += 1
+            if every_bit < 0x80:
+                state, length, first, last, ellipsis = _ascii_line(utf8, begin, at, classes)
             else:
-                at = end + 1
-            if settled_length:
-                line_hashes[lines] = finish(settled)
-                line_lengths[lines] = settled_length
+                state, length, first, last, ellipsis = _line(utf8, begin, at, classes)
+            newlines += at < end
+            at += 1
+            if length:
+                line_hashes[lines] = finish(state)
+                line_lengths[lines] = length
                 lines += 1
                 bullets += first == _BULLET or first == 45 or first == 42
-                ellipses += last == _ELLIPSIS or last_dots >= 3
-                terminals += last_kind & TERMINAL != 0
-                short += settled_length <= short_line
-                paragraph_state = finish(paragraph_state ^ finish(settled)) * np.uint64(3)
-                paragraph_length += settled_length
-            if paragraph_length and (not settled_length or at > end):
+                ellipses += ellipsis
+                terminals += classes[entry(last)] & TERMINAL != 0
+                short += length <= short_line
+                paragraph_state = finish(paragraph_state ^ finish(state)) * np.uint64(3)
+                paragraph_length += length
+            if paragraph_length and (not length or at > end):
                 paragraph_hashes[paragraphs] = paragraph_state
                 paragraph_lengths[paragraphs] = paragraph_length
                 paragraphs += 1
@@ -101,6 +89,46 @@ def line_statistics(
         row[4] = short / lines
         row[6], row[7], row[8] = _duplicates(line_hashes, line_lengths, lines, slots, keys, counts)
         row[9], row[10], _ = _duplicates(paragraph_hashes, paragraph_lengths, paragraphs, slots, keys, counts)
+
+
+@numba.njit(nogil=True, cache=True)
+def _line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[int, int, int, int, bool]:
+    """Of a line from its first to its last character that is no white space: hash state, characters, first and last
+    character, and whether it ends with an ellipsis."""
+    state = settled = SEED
+    length = settled_length = dots = last_dots = first = last = 0
+    while at < end:
+        point, at = decode(utf8, at, end)
+        kind = classes[entry(point)]
+        if length or not kind & SPACE:
+            state = step(state, point)
+            length += 1
+        if not kind & SPACE:
+            dots = dots + 1 if point == 46 else 0
+            if not settled_length:
+                first = point
+            settled, settled_length, last, last_dots = state, length, point, dots
+        else:
+            dots = 0
+    return settled, settled_length, first, last, last == _ELLIPSIS or last_dots >= 3
+
+
+@numba.njit(nogil=True, cache=True)
+def _ascii_line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[int, int, int, int, bool]:
+    """The same of a line in ASCII, where bytes are characters."""
+    while at < end and classes[utf8[at]] & SPACE:
+        at += 1
+    while at < end and classes[utf8[end - 1]] & SPACE:
+        end -= 1
+    state = SEED
+    if at == end:
+        return state, 0, 0, 0, False
+    for place in range(at, end):
+        state = step(state, utf8[place])
+    dots = 0
+    while dots < 3 and end - dots > at and utf8[end - 1 - dots] == 46:
+        dots += 1
+    return state, end - at, np.int64(utf8[at]), np.int64(utf8[end - 1]), dots == 3
 
 
 @numba.njit(nogil=True, cache=True)

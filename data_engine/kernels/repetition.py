@@ -28,7 +28,9 @@ def repetition(
         longest = max(longest, offsets[document + 1] - offsets[document])
     hashes = np.empty(longest + 1, np.uint64)
     lengths = np.empty(longest + 1, np.int32)
-    rolling = np.empty(longest + 1, np.uint64)
+    upto = np.empty(longest + 2, np.int64)
+    grams = np.empty(longest + 1, np.uint64)
+    places = np.empty(longest + 1, np.int32)
     keys = np.empty(longest + 1, np.uint64)
     counts = np.empty(longest + 1, np.int32)
     first_of = np.empty(longest + 1, np.int32)
@@ -37,66 +39,72 @@ def repetition(
         row = out[document]
         row[:] = 0.0
         words = split_words(utf8, offsets[document], offsets[document + 1], classes, hashes, lengths)
-        characters = 0
+        upto[0] = 0
         for word in range(words):
-            characters += lengths[word]
+            upto[word + 1] = upto[word] + lengths[word]
+            grams[word] = hashes[word]
+            places[word] = word
+        characters = upto[words]
         if not characters:
             continue
         factor = CHARACTERS_PER_UNSPACED_WORD if unspaced[document] > 0.5 else 1
-        size = table_size(words)
-        # rolling[i] is the hash of the words i .. i + width - 1, grown by one word for each width
-        for word in range(words):
-            rolling[word] = hashes[word]
         width = 1
+        left = words
         for n in range(TOP[0], DUPLICATE[-1] + 1):
+            # grams[i] is the hash of the words from places[i] on, grown by one word for each width
             while width < n * factor:
                 width += 1
-                for word in range(words - width + 1):
-                    rolling[word] = finish(rolling[word] * np.uint64(3) + hashes[word + width - 1])
-            grams = words - width + 1
-            if grams < 2:
-                break
+                while left and places[left - 1] + width > words:
+                    left -= 1
+                for gram in range(left):
+                    grams[gram] = finish(grams[gram] * np.uint64(3) + hashes[places[gram] + width - 1])
+            size = table_size(left)
             slots[:size] = -1
-            repeated = False
-            for gram in range(grams):
-                first = find_or_insert(slots, keys, size - 1, rolling[gram], gram)
+            for gram in range(left):
+                first = find_or_insert(slots, keys, size - 1, grams[gram], gram)
                 first_of[gram] = first
                 if first == gram:
                     counts[gram] = 1
                 else:
                     counts[first] += 1
-                    repeated = True
-            if not repeated:
-                break  # a longer n-gram that occurs twice would hold this one twice
             if n <= TOP[-1]:
-                row[n - TOP[0]] = _top(grams, width, lengths, counts, first_of) / characters
+                row[n - TOP[0]] = _top(left, width, places, upto, counts, first_of) / characters
             else:
-                row[n - TOP[0]] = _covered(grams, width, lengths, counts, first_of) / characters
+                row[n - TOP[0]] = _covered(left, width, places, upto, counts, first_of) / characters
+            # a longer n-gram that occurs twice holds two that do: the one at its place and the one at the next
+            again = 0
+            for gram in range(left - 1):
+                if (
+                    counts[first_of[gram]] > 1
+                    and counts[first_of[gram + 1]] > 1
+                    and places[gram + 1] == places[gram] + 1
+                ):
+                    grams[again], places[again] = grams[gram], places[gram]
+                    again += 1
+            left = again
+            if not left:
+                break
 
 
 @numba.njit(nogil=True, cache=True)
-def _top(grams: int, width: int, lengths: np.ndarray, counts: np.ndarray, first_of: np.ndarray) -> int:
+def _top(grams: int, width: int, places: np.ndarray, upto: np.ndarray, counts: np.ndarray, first_of: np.ndarray) -> int:
     most = covered = 0
-    length = 0
-    for word in range(width):
-        length += lengths[word]
     for gram in range(grams):
-        if gram:
-            length += lengths[gram + width - 1] - lengths[gram - 1]
         if first_of[gram] == gram and counts[gram] > 1:
-            share = counts[gram] * length
+            share = counts[gram] * (upto[places[gram] + width] - upto[places[gram]])
             if counts[gram] > most or (counts[gram] == most and share > covered):
                 most, covered = counts[gram], share
     return covered
 
 
 @numba.njit(nogil=True, cache=True)
-def _covered(grams: int, width: int, lengths: np.ndarray, counts: np.ndarray, first_of: np.ndarray) -> int:
-    covered = 0
-    until = 0
+def _covered(
+    grams: int, width: int, places: np.ndarray, upto: np.ndarray, counts: np.ndarray, first_of: np.ndarray
+) -> int:
+    covered = until = 0
     for gram in range(grams):
         if counts[first_of[gram]] > 1:
-            for word in range(max(until, gram), gram + width):
-                covered += lengths[word]
-            until = gram + width
+            end = places[gram] + width
+            covered += upto[end] - upto[max(until, places[gram])]
+            until = end
     return covered

@@ -36,6 +36,11 @@ _UNSPACED_RANGES = (
 SENTENCE_TERMINALS = "!.?։؝؞؟۔܀܁܂߹࠷࠹࠽࠾।॥၊။።፧፨᙮᜵᜶។៕᠃᠉᥄᥅᪨᪩᪪᪫᭚᭛᭞᭟᭽᭾᰻᰼᱾᱿‼‽⁇⁈⁉⸮⸼⹓⹔。꓿꘎꘏꛳꛷꡶꡷꣎꣏꤯꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡"
 
 
+ASCII_WORD = np.array([ord(chr(b).lower()) if b < 0x80 and chr(b).isalnum() else 0 for b in range(256)], np.uint8)
+"""By byte: the lower case of an ASCII letter or digit, 0 for all others. Most text is runs of these: loops pass over
+them without decoding."""
+
+
 class CodePoints(NamedTuple):
     """`classes` (131073,) uint8 bits; `lower` (131073,) int32 simple lower case, the code point itself where none."""
 
@@ -78,6 +83,18 @@ def code_points() -> CodePoints:
 def entry(point: int) -> int:
     """Row of the tables for a code point."""
     return min(point, _LAST)
+
+
+@numba.njit(inline="always")
+def is_letter(byte: int) -> bool:
+    """Whether a byte is an ASCII letter."""
+    return ord("a") <= (byte | 0x20) <= ord("z")
+
+
+@numba.njit(inline="always")
+def is_printed(byte: int) -> bool:
+    """Whether a byte is an ASCII letter, digit, punctuation mark or symbol."""
+    return 0x20 < byte < 0x7F
 
 
 @numba.njit(nogil=True, cache=True)

@@ -8,26 +8,29 @@ import numba
 import numpy as np
 
 from data_engine.kernels.hashing import SEED, contains, finish, step
-from data_engine.kernels.unicode import LETTERLIKE, UNSPACED, decode, entry
+from data_engine.kernels.unicode import ASCII_WORD, LETTERLIKE, UNSPACED, decode, entry
 
 _PREFIX = np.uint64(0x9E3779B97F4A7C15)
 _FILTER_SIZE = 4096
+_LOW = np.uint64(_FILTER_SIZE - 1)
+_WORD, _START = 1, 2
 
 
 def hash_word(word: str) -> np.uint64:
     """The hash that the compiled loops give a whole token. word: lower case, letters and digits only."""
-    state = int(SEED)
-    for character in word:
-        state = ((state ^ ord(character)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return np.uint64(_finish(state))
+    return np.uint64(_finish(_state(word)))
 
 
 def hash_prefix(prefix: str) -> np.uint64:
     """The hash of a token's beginning; differs from that of the whole word."""
+    return np.uint64(_finish(_state(prefix) ^ int(_PREFIX)))
+
+
+def _state(word: str) -> int:
     state = int(SEED)
-    for character in prefix:
+    for character in word:
         state = ((state ^ ord(character)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return np.uint64(_finish(state ^ int(_PREFIX)))
+    return state
 
 
 def _finish(h: int) -> int:
@@ -44,7 +47,8 @@ class WordLists:
     """Word lists of several languages, ready for the kernels.
 
     `languages` names them in order; the keys of language i are `keys[starts[i]:starts[i + 1]]`, ascending, uint64.
-    `seen` (4096,) uint8 has a one at the low bits of every key: most tokens are dismissed with one look.
+    `seen` (languages, 4096) uint8 has bit _WORD or _START at the low bits of the state that hashing the letters of an
+    entry ends in: most tokens are dismissed with one look at it, before their hash is finished.
     """
 
     languages: tuple[str, ...]
@@ -64,8 +68,10 @@ class WordLists:
         ]
         keys = np.concatenate([*parts, np.zeros(0, np.uint64)])
         starts = np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.int64)
-        seen = np.zeros(_FILTER_SIZE, np.uint8)
-        seen[(keys % np.uint64(_FILTER_SIZE)).astype(np.int64)] = 1
+        seen = np.zeros((len(languages), _FILTER_SIZE), np.uint8)
+        for number, language in enumerate(languages):
+            for entry_ in lists[language]:
+                seen[number, _state(entry_.rstrip("*")) % _FILTER_SIZE] |= _START if entry_.endswith("*") else _WORD
         return cls(languages, keys, starts, seen)
 
     def rows(self, languages: Sequence[str]) -> np.ndarray:
@@ -102,8 +108,16 @@ def count_matches(
         state = SEED
         inside = False
         hit: Any = np.int64(-1)
+        known = seen[row]
         at, end = offsets[document], offsets[document + 1]
         while at <= end:
+            begin = at
+            while at < end and ASCII_WORD[utf8[at]]:
+                state = step(state, ASCII_WORD[utf8[at]])
+                at += 1
+                if known[state & _LOW] & _START and hit < 0:
+                    hit = _position(keys, low, high, finish(state ^ _PREFIX))
+            inside = inside or at > begin
             if at < end:
                 point, following = decode(utf8, at, end)
                 place = entry(point)
@@ -112,9 +126,8 @@ def count_matches(
                 point, following, place, kind = 0, at + 1, 0, np.uint8(0)
             alone = kind & UNSPACED != 0
             if inside and (alone or not kind & LETTERLIKE):
-                key = finish(state)
-                if hit < 0 and seen[key % _FILTER_SIZE]:
-                    hit = _position(keys, low, high, key)
+                if hit < 0 and known[state & _LOW] & _WORD:
+                    hit = _position(keys, low, high, finish(state))
                 if hit >= 0:
                     matches += 1
                     kinds += found[hit] != document + 1
@@ -125,10 +138,8 @@ def count_matches(
             if kind & LETTERLIKE and not alone:
                 state = step(state, lower[place] if point == place else point)
                 inside = True
-                if hit < 0:
-                    key = finish(state ^ _PREFIX)
-                    if seen[key % _FILTER_SIZE]:
-                        hit = _position(keys, low, high, key)
+                if known[state & _LOW] & _START and hit < 0:
+                    hit = _position(keys, low, high, finish(state ^ _PREFIX))
             at = following
         total[document] = matches
         distinct[document] = kinds

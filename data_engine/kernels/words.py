@@ -4,7 +4,17 @@ import numba
 import numpy as np
 
 from data_engine.kernels.hashing import SEED, finish, step
-from data_engine.kernels.unicode import ALPHA, LETTERLIKE, SPACE, UNSPACED, decode, entry
+from data_engine.kernels.unicode import (
+    ALPHA,
+    ASCII_WORD,
+    LETTERLIKE,
+    SPACE,
+    UNSPACED,
+    decode,
+    entry,
+    is_letter,
+    is_printed,
+)
 
 COLUMNS = (
     "characters",
@@ -46,6 +56,13 @@ def split_words(
     length = 0
     at = start
     while at < end:
+        begin = at
+        while at < end and is_printed(utf8[at]):
+            state = step(state, utf8[at])
+            at += 1
+        length += at - begin
+        if at == end:
+            break
         point, following = decode(utf8, at, end)
         kind = classes[entry(point)]
         alone = kind & UNSPACED != 0
@@ -82,6 +99,17 @@ def word_statistics(utf8: np.ndarray, offsets: np.ndarray, classes: np.ndarray, 
         has_letter = has_letterlike = glued = False
         at = offsets[document]
         while True:
+            begin = at
+            while at < end and is_letter(utf8[at]):
+                at += 1
+            if at > begin:
+                characters += at - begin
+                letters += at - begin
+                length += at - begin
+                has_letter = has_letterlike = True
+                tokens += before != 1
+                before = 1
+                dots = 0
             if at < end:
                 point, at = decode(utf8, at, end)
                 kind = np.int64(classes[entry(point)])
@@ -150,18 +178,13 @@ def split_tokens(
     inside = False
     at = start
     while at < end:
-        byte = utf8[at]
-        if byte < 0x80:  # most text, and no need to decode it
-            if classes[byte] & LETTERLIKE:
-                state = step(state, lower[byte])
-                inside = True
-            elif inside:
-                hashes[count] = finish(state)
-                count += 1
-                state = SEED
-                inside = False
+        begin = at
+        while at < end and ASCII_WORD[utf8[at]]:
+            state = step(state, ASCII_WORD[utf8[at]])
             at += 1
-            continue
+        inside = inside or at > begin
+        if at == end:
+            break
         point, following = decode(utf8, at, end)
         row = entry(point)
         kind = classes[row]
