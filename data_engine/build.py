@@ -108,7 +108,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
         runtime.connect()
 
     earlier = open_earlier(config.dedup, config.seed)
-    taken = _take_over(config, shards, folders)
+    taken = _take_over(config, shards, run, folders)
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not _is_decided(shards[n], folders)]
     worked = map_tasks(run, "measured", tasks, partial(_measure_and_decide, config, folders), counted="documents")
@@ -143,7 +143,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     return manifest
 
 
-def _take_over(config: BuildConfig, shards: list[Shard], folders: Folders) -> int:
+def _take_over(config: BuildConfig, shards: list[Shard], run: Run, folders: Folders) -> int:
     """How many shards an earlier build has measured."""
     if config.reuse is None:
         return 0
@@ -151,7 +151,7 @@ def _take_over(config: BuildConfig, shards: list[Shard], folders: Folders) -> in
     def measuring(settings: dict[str, Any]) -> MeasureConfig:
         return BuildConfig.model_validate(settings).measuring()
 
-    return take_over(config.reuse, shards, config.measuring(), measuring, folders)
+    return take_over(config.reuse, shards, config.measuring(), run.inputs, measuring, folders)
 
 
 def _headline(
@@ -239,4 +239,4 @@ def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
         )
 
 
-STAGE = Stage(name="data.build", version=3, config=BuildConfig, run=build)
+STAGE = Stage(name="data.build", version=4, config=BuildConfig, run=build)

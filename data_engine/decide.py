@@ -71,14 +71,23 @@ def bands_of(table: np.ndarray, signatures: np.ndarray, dedup: DedupConfig) -> n
 
 
 def judge_table(measured: pa.Table, language: LanguageConfig, policies: Policies, verdict: Verdict) -> None:
-    """Judge rows with `language`, `language_score`, `signals`: no text, language, then the policies."""
+    """Judge rows with `language`, `language_score`, `signals`: no text, language, then the policies of the language."""
     if not measured.num_rows:
         return
     values = signals.from_arrow(measured["signals"])
     verdict.apply("extract", EMPTY, values["characters"])
     scores = measured["language_score"].to_numpy()
+    coded = measured["language"].combine_chunks().dictionary_encode()
+    labels, of_label = coded.dictionary.to_pylist(), coded.indices.to_numpy()
     if language.allow is not None:
-        unwanted = ~np.isin(np.asarray(measured["language"].to_pylist(), object).astype(str), language.allow)
-        verdict.mark("language:not_allowed", unwanted, scores, np.nan)
-    verdict.apply("language", Rule("low_score", "language_score", at_least=language.min_score), scores)
-    judge(policies.enabled(), values, verdict)
+        verdict.mark("language:not_allowed", ~np.isin(labels, language.allow)[of_label], scores, np.nan)
+    least = np.array([language.least_score(label) for label in labels])[of_label]
+    verdict.mark("language:low_score", scores < least, scores, least)
+    if not policies.by_language:
+        judge(policies.enabled(), values, verdict)
+        return
+    for number, label in enumerate(labels):
+        which = of_label == number
+        part = verdict.of(which)
+        judge(policies.of_language(label).enabled(), {name: column[which] for name, column in values.items()}, part)
+        verdict.put(which, part)

@@ -27,7 +27,7 @@ from core.run import Run
 from data_engine import rows
 from data_engine.holdings import Holding
 from data_engine.measure import Folders
-from data_engine.minhash import DedupConfig
+from data_engine.minhash import FAMILY, DedupConfig
 from data_engine.shard_map import Task, map_tasks
 from data_engine.tables import TableWriter
 
@@ -40,15 +40,19 @@ _ENCODING = {
     "bands": {"key": "DELTA_BINARY_PACKED", "ref": "BYTE_STREAM_SPLIT"},
 }
 _ROWS_OF_GROUP = 1 << 16
+_VERSION = 1
+"""Of the files above and of how texts are cut into shingles: goes up when an older index would find other copies."""
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def settings(config: DedupConfig, seed: int) -> dict[str, int]:
+def settings(config: DedupConfig, seed: int) -> dict[str, int | str]:
     """What two signatures must have in common to be compared."""
     bands, band_rows = config.shape()
     return {
+        "version": _VERSION,
+        "family": FAMILY,
         "shingle": config.shingle,
         "permutations": config.permutations,
         "bands": bands,
@@ -152,11 +156,16 @@ def open_earlier(config: DedupConfig, seed: int) -> Earlier:
             raise UserError(
                 f"dedup.against: {path} holds no index; build it with dedup.index: true, or run 'raymill data index'"
             )
-        table = pq.read_table(shards)
-        theirs, ours = json.loads(pq.read_metadata(shards).metadata[b"raymill"]), settings(config, seed)
-        differing = [name for name in ours if theirs[name] != ours[name]]
+        table, theirs = _read_shards(shards)
+        ours = settings(config, seed)
+        if theirs.get("version") != _VERSION or table.schema.names != _SHARDS.names:
+            raise UserError(
+                f"dedup.against: the index of {path} was written by another version of Raymill (index version "
+                f"{theirs.get('version', 'unknown')}, here {_VERSION}); make it again with 'raymill data index'"
+            )
+        differing = [name for name in ours if theirs.get(name) != ours[name]]
         if differing:
-            listed = ", ".join(f"{name} {theirs[name]} and not {ours[name]}" for name in differing)
+            listed = ", ".join(f"{name} {theirs.get(name)} and not {ours[name]}" for name in differing)
             raise UserError(f"dedup.against: the index of {path} was made with {listed}; use the same here")
         first_shards.append(len(holdings))
         for row in table.to_pylist():
@@ -167,3 +176,13 @@ def open_earlier(config: DedupConfig, seed: int) -> Earlier:
             holdings.append(held)
         documents += sum(pq.read_metadata(file).num_rows for file in shards.parent.glob("texts-*.parquet"))
     return Earlier(config.against, holdings, first_shards, documents)
+
+
+def _read_shards(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """The table of an index's shards, and the settings it was made with; those are empty when it states none."""
+    try:
+        table = pq.read_table(path)
+        settings = json.loads((pq.read_metadata(path).metadata or {}).get(b"raymill", b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"dedup.against: {path}: not readable: {' '.join(str(error).split())[:200]}") from None
+    return table, settings if isinstance(settings, dict) else {}

@@ -88,4 +88,4 @@ def _sketch_file(config: IndexConfig, folders: Folders, task: Task) -> dict[str,
     return {"documents": int(held.sum())}
 
 
-STAGE = Stage(name="data.index", version=1, config=IndexConfig, run=index)
+STAGE = Stage(name="data.index", version=2, config=IndexConfig, run=index)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from core.config import Config, InputPath
 from core.errors import UserError
+from data_engine import languages
 
 _PREFIX = "__label__"
 UNKNOWN = "und"
@@ -26,6 +27,13 @@ class LanguageConfig(Config):
     )
     allow: list[str] | None = Field(None, description="labels to keep, as the model gives them; null keeps all")
     min_score: float = Field(0.65, ge=0, le=1, description="least score of the label; FineWeb and DCLM 0.65, NeMo 0.3")
+    min_scores: dict[str, float] = Field(
+        {}, description="least score of some languages instead, by label ('zh' also stands for 'zh-tw')"
+    )
+
+    def least_score(self, label: str) -> float:
+        """Of documents with this label."""
+        return self.min_scores.get(label, self.min_scores.get(languages.base(label), self.min_score))
 
 
 def model_path(config: LanguageConfig) -> str:

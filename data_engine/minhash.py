@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from core.config import Config, InputPath
 
+FAMILY = "affine32"
+"""The hash functions of datasketch 2.0 that signatures are made with."""
+
 
 class DedupConfig(Config):
     """Removal of copies: byte-equal texts, and texts whose sets of word sequences overlap."""
@@ -70,5 +73,5 @@ def permutations(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The a and b, (count,) uint32, of datasketch 2.0's family affine32 for a seed."""
     from datasketch import MinHash
 
-    a, b = MinHash(num_perm=count, seed=seed, scheme="affine32").permutations
+    a, b = MinHash(num_perm=count, seed=seed, scheme=FAMILY).permutations
     return a, b

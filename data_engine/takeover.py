@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core import manifest
 from core.errors import UserError
+from core.manifest import FileDigest
 from data_engine.measure import Folders, MeasureConfig
 from data_engine.sources import Shard
 
@@ -18,10 +19,13 @@ def take_over(
     path: str,
     shards: Sequence[Shard],
     config: MeasureConfig,
+    inputs: Sequence[FileDigest],
     parse: Callable[[dict[str, Any]], MeasureConfig],
     folders: Folders,
 ) -> int:
     """Link (or copy) what `path` measured of these shards. Returns how many of them it measured.
+
+    inputs: of this build, with their digests: lists and models are compared by content, wherever they lie.
 
     A shard's name is a digest of its content, so equal names are equal input; files are never changed in place, so a
     hard link is safe. Raises UserError when `path` is no build, or measured with other settings.
@@ -32,7 +36,7 @@ def take_over(
         theirs = parse(found.config)
     except ValueError:
         raise UserError(f"reuse: {path} was built by another version; leave out reuse") from None
-    _refuse_other_settings(path, theirs, config)
+    _refuse_other_settings(path, _decisive(theirs, found.inputs), _decisive(config, inputs))
     taken = 0
     for shard in shards:
         name = shard.name
@@ -60,23 +64,37 @@ def _link(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _refuse_other_settings(path: str, theirs: MeasureConfig, ours: MeasureConfig) -> None:
-    one, other = _decisive(theirs), _decisive(ours)
-    differing = sorted(name for name in one.keys() & other.keys() if one[name] != other[name])
+def _refuse_other_settings(path: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    differing = sorted(name for name in theirs.keys() & ours.keys() if theirs[name] != ours[name])
     if differing:
         raise UserError(f"reuse: {path} was measured with another {', '.join(differing)}; use the same or leave it out")
 
 
-def _decisive(config: MeasureConfig) -> dict[str, Any]:
-    """The settings that decide what is measured of a shard. Paths do not: a shard's name stands for its content."""
+def _decisive(config: MeasureConfig, inputs: Sequence[FileDigest]) -> dict[str, Any]:
+    """The settings that decide what is measured of a shard, files by their content.
+
+    Paths of sources are not among them: a shard's name stands for its content. Nor are thresholds.
+    """
     content = config.model_dump(mode="json")
     sources = {f"source '{source['name']}'": source for source in content.pop("sources")}
     for source in sources.values():
         del source["paths"]
-    language, dedup = content.pop("language"), content.pop("dedup")
-    return {
+    language, dedup, url = (content.pop(name) for name in ("language", "dedup", "url"))
+    del content["policies"]
+    decisive = {
         **content,
         **sources,
         "language.model": language["model"],
+        **{f"url.{name}": value for name, value in url.items()},
+        **{f"policies.{name}": value for name, value in config.policies.shaping().items()},
         **{f"dedup.{name}": dedup[name] for name in ("near", "shingle", "permutations")},
     }
+    contents = {entry.path: entry.digest for entry in inputs}
+    return {name: _by_content(value, contents) for name, value in decisive.items()}
+
+
+def _by_content(value: Any, contents: Mapping[str, str]) -> Any:
+    """The same with the digest of a file in the place of its path."""
+    if isinstance(value, list | tuple):
+        return [_by_content(item, contents) for item in value]
+    return contents.get(value, value) if isinstance(value, str) else value

@@ -1,10 +1,12 @@
 """Policies: thresholds on measured signals. One file a policy; none reads text or files."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from core.config import Config
+from core.config import Config, parse
+from core.errors import UserError
+from data_engine import languages
 from data_engine.policies.base import Policy, Rule
 from data_engine.policies.c4 import C4
 from data_engine.policies.classifiers import Classifiers
@@ -32,8 +34,64 @@ class Policies(Config):
 
     classifiers: Classifiers = Field(default_factory=Classifiers, description="scores of fastText models")
 
+    by_language: dict[str, dict[str, dict[str, float | bool | None]]] = Field(
+        {},
+        description="thresholds of some languages where they differ from the ones above: a label, or several with "
+        "commas between, as `ja, zh: {gopher_quality: {min_words: 30}}`; the rest is as above",
+    )
+
+    @model_validator(mode="after")
+    def _by_language_holds_thresholds(self) -> Self:
+        for key, changes in self.by_language.items():
+            try:
+                changed = self._changed(changes, f"by_language.{key}")
+            except UserError as error:
+                raise ValueError(str(error)) from None
+            ours, theirs = self.shaping(), changed.shaping()
+            shaped = sorted(name for name in ours if ours[name] != theirs[name])
+            if shaped:
+                raise ValueError(f"by_language.{key}: {shaped[0]} decides what is measured; it is the same for all")
+        named = [label for key in self.by_language for label in _labels(key)]
+        if len(set(named)) < len(named):
+            raise ValueError(f"by_language names a language twice: {', '.join(sorted(named))}")
+        return self
+
+    def _changed(self, changes: dict[str, dict[str, Any]], where: str) -> "Policies":
+        """These policies with some of their settings replaced."""
+        whole = self.model_dump(exclude={"by_language"})
+        for name, settings in changes.items():
+            whole[name] = {**whole[name], **settings} if isinstance(whole.get(name), dict) else settings
+        return parse(Policies, whole, where)
+
+    def of_language(self, label: str) -> "Policies":
+        """What judges documents of a language: `by_language` names its label, or the language that the label begins
+        with ('zh' for 'zh-tw'), or says nothing of it."""
+        for wanted in (label, languages.base(label)):
+            for key, changes in self.by_language.items():
+                if wanted in _labels(key):
+                    return self._changed(changes, key)
+        return self
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that decide what is measured; all others are thresholds on it."""
+        rules = [self.c4, self.fineweb]
+        shaping = {f"{policy.name}.{name}": getattr(policy, name) for policy in rules for name in sorted(policy.shapes)}
+        shaping["flavour"] = self.flavour
+        shaping["classifiers"] = [(model.name, model.model, model.label) for model in self.classifiers.models]
+        if self.flavour == "datatrove":  # FineWeb judges what these leave
+            shaping |= {
+                "c4.enabled": self.c4.enabled,
+                "c4.max_lorem_ipsum": self.c4.max_lorem_ipsum is None,
+                "c4.max_curly_brackets": self.c4.max_curly_brackets is None,
+            }
+        return shaping
+
     def enabled(self) -> list[Policy]:
         """The policies that are switched on."""
         rules = [self.toxicity, self.gopher_repetition, self.gopher_quality, self.c4, self.fineweb]
         policies = [*rules, self.classifiers]
         return [policy for policy in policies if policy.enabled]
+
+
+def _labels(key: str) -> list[str]:
+    return [label.strip() for label in key.split(",")]

@@ -44,6 +44,9 @@ class Policy(Config):
     """A set of rules with their thresholds as fields."""
 
     name: ClassVar[str]
+    shapes: ClassVar[frozenset[str]] = frozenset()
+    """Fields that decide what a signal is, not what it must be: they are the same for every document of a build."""
+
     enabled: bool = Field(True, description="whether this policy judges at all")
 
     def rules(self) -> Iterator[Rule]:
@@ -67,6 +70,14 @@ class Verdict:
     def clear(cls, documents: int) -> "Verdict":
         """Nothing decided yet."""
         return cls(np.full(documents, None, object), np.full(documents, np.nan), np.full(documents, np.nan))
+
+    def of(self, which: np.ndarray) -> "Verdict":
+        """A copy that speaks of the documents in `which` (n,) bool alone."""
+        return Verdict(self.reasons[which], self.values[which], self.thresholds[which])
+
+    def put(self, which: np.ndarray, part: "Verdict") -> None:
+        """Take over what `part` says of the documents in `which`."""
+        self.reasons[which], self.values[which], self.thresholds[which] = part.reasons, part.values, part.thresholds
 
     def apply(self, prefix: str, rule: Rule, values: np.ndarray) -> None:
         """Mark the documents that break `rule` and broke none before."""

@@ -17,6 +17,7 @@ class C4(Policy):
     """Bounds on the lines that C4 keeps. None switches a rule off."""
 
     name: ClassVar[str] = "c4"
+    shapes: ClassVar[frozenset[str]] = frozenset({"min_words_per_line", "max_word_length", "terminal_punctuation"})
 
     min_sentences: int | None = Field(5, description="sentences in kept lines; C4 5, DCLM 3")
     max_lorem_ipsum: int | None = Field(0, description="kept lines with 'lorem ipsum'; C4 0")

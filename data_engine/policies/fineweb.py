@@ -12,6 +12,7 @@ class FineWeb(Policy):
     """Bounds on how lines end, how short they are and how often they repeat. None switches a rule off."""
 
     name: ClassVar[str] = "fineweb"
+    shapes: ClassVar[frozenset[str]] = frozenset({"short_line"})
 
     min_terminal_lines: float | None = Field(
         0.12, description="share of lines that end with a sentence terminal; not for Thai and Lao; FineWeb 0.12"

@@ -1,5 +1,6 @@
 """A new crawl against the index of an earlier artifact: brute force decides, every removal names what it resembles."""
 
+import json
 import random
 
 import networkx as nx
@@ -121,6 +122,7 @@ def test_the_index_finds_personal_data_that_was_scrubbed(tmp_path):
     assert manifest.counts["rejected"] == {"dedup:exact": 1}
 
 
+@pytest.mark.slow
 def test_the_same_build_writes_the_same_index(tmp_path, crawls, ray_session):
     _, rows, _ = crawls
     found = []
@@ -149,3 +151,27 @@ def test_an_index_that_does_not_fit_is_refused_in_one_line(tmp_path, crawls):
     next((tmp_path / "index" / "sketches").glob("*.npy")).unlink()
     with pytest.raises(UserError, match=r"is incomplete: .*\.npy is gone"):
         build(tmp_path / "e", rows, dedup=EXACT_LSH | {"against": [str(tmp_path / "index")]})
+
+
+def test_an_index_of_another_version_or_family_is_refused_in_one_line(tmp_path, crawls):
+    first, rows, _ = crawls
+    index_of(first, tmp_path / "index")
+    shards = tmp_path / "index" / "index" / "shards.parquet"
+    table, told = pq.read_table(shards), json.loads(pq.read_metadata(shards).metadata[b"raymill"])
+
+    def state(settings):
+        pq.write_table(table.replace_schema_metadata(settings), shards)
+        build(tmp_path / "a", rows[:5], dedup=EXACT_LSH | {"against": [str(tmp_path / "index")]})
+
+    message = (
+        r"written by another version of Raymill \(index version {}, here 1\); make it again with 'raymill data index'"
+    )
+    for settings, version in (({}, "unknown"), ({"raymill": "[]"}, "unknown"), ({"raymill": '{"version": 7}'}, "7")):
+        with pytest.raises(UserError, match=message.format(version)):
+            state(settings)
+    with pytest.raises(UserError, match="made with family mersenne61 and not affine32; use the same here"):
+        state({"raymill": json.dumps(told | {"family": "mersenne61"})})
+    shards.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"shards\.parquet: not readable: "):
+        build(tmp_path / "a", rows[:5], dedup=EXACT_LSH | {"against": [str(tmp_path / "index")]})
+    shards.unlink()

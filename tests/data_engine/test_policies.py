@@ -4,6 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from core import config
+from core.errors import UserError
 from data_engine import languages, signals
 from data_engine.decide import judge_table
 from data_engine.language import LanguageConfig
@@ -106,6 +108,59 @@ def test_language_rules_come_first_and_need_their_score():
     judge_table(table, LanguageConfig(allow=["en"]), Policies(), result)
     assert result.reasons.tolist() == [None, "language:low_score", "language:not_allowed", "extract:empty"]
     assert result.thresholds[1] == 0.65
+
+
+def judged(texts, document_languages, scores, policies=None, **language):
+    """The reasons, as `judge_table` gives them for texts in these languages."""
+    rules = config.parse(Policies, policies or {}, "test")
+    measured = signals.to_arrow(signals.measure(pa.array(texts), document_languages, rules))
+    table = pa.table({"language": document_languages, "language_score": scores, "signals": measured})
+    result = Verdict.clear(len(texts))
+    judge_table(table, config.parse(LanguageConfig, language, "test"), rules, result)
+    return result
+
+
+def test_thresholds_of_a_language_judge_its_documents_alone_and_leave_the_others_as_they_are():
+    short = "The harbour wakes before the town does, and it is a cold morning for all of them."
+    texts, found = [short, short, CHINESE, CHINESE], ["en", "de", "zh", "zh-tw"]
+    calm = {"c4": {"min_sentences": None}, "gopher_quality": {"min_words": 10}}
+    german = {"gopher_quality": {"min_words": 40, "min_stop_words": None}}
+    chinese = {"gopher_quality": {"min_words": 500}, "fineweb": {"enabled": False}}
+    result = judged(texts, found, [0.9] * 4, calm | {"by_language": {"de": german, "zh, ja": chinese}})
+    assert result.reasons.tolist() == [None, *["gopher_quality:short_doc"] * 3]
+    assert result.thresholds.tolist()[1:] == [40, 500, 500]
+    # what a language does not name is as it is for all: 10 words, no rule on sentences
+    result = judged(texts, found, [0.9] * 4, calm | {"by_language": {"de": {"gopher_quality": {"min_stop_words": 0}}}})
+    assert result.reasons.tolist() == [None] * 4
+    assert Policies.model_validate(Policies.model_validate(calm | {"by_language": {"de": german}}).model_dump())
+
+
+def test_the_least_score_of_a_language_is_its_own():
+    result = judged(
+        [PROSE] * 4, ["en", "ja", "zh-tw", "zh"], [0.6] * 4, min_scores={"ja": 0.5, "zh": 0.7, "zh-tw": 0.6}
+    )
+    assert [reason == "language:low_score" for reason in result.reasons] == [True, False, False, True]
+    assert result.thresholds[[0, 3]].tolist() == [0.65, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("by_language", "message"),
+    [
+        (
+            {"ja": {"gopher_quality": {"min_wordz": 1}}},
+            r"by_language\.ja: gopher_quality\.min_wordz is not a setting; did you mean gopher_quality\.min_words\?",
+        ),
+        ({"ja": {"gopher": {"min_words": 1}}}, r"by_language\.ja: gopher is not a setting; did you mean"),
+        (
+            {"ja, zh": {"c4": {"max_word_length": 5}}},
+            r"by_language\.ja, zh: c4\.max_word_length decides what is measured",
+        ),
+        ({"ja": {}, "zh, ja": {}}, "names a language twice"),
+    ],
+)
+def test_thresholds_of_a_language_that_are_none_are_named(by_language, message):
+    with pytest.raises(UserError, match=message):
+        config.parse(Policies, {"by_language": by_language}, "test")
 
 
 def test_signals_survive_arrow_and_null_means_not_measured():

@@ -69,3 +69,32 @@ def test_what_was_measured_otherwise_is_refused(tmp_path, files):
             build(tmp_path / "second", files[:1], reuse=str(tmp_path / "first"), **changes)
     with pytest.raises(UserError, match="not a finished artifact"):
         build(tmp_path / "third", files[:1], reuse=str(tmp_path / "nowhere"))
+
+
+def test_lists_and_models_are_compared_by_what_is_in_them(tmp_path, files):
+    here, there = tmp_path / "domains.txt", tmp_path / "moved" / "domains.txt"
+    there.parent.mkdir()
+    for path in (here, there):
+        path.write_text("casino.example\n")
+    build(tmp_path / "first", files[:1], url={"domains": [str(here)]})
+    moved = build(tmp_path / "second", files[:1], reuse=str(tmp_path / "first"), url={"domains": [str(there)]})
+    assert moved.metrics["shards"] == {"measured": 0, "reused": 1}
+    here.write_text("example.org\n")
+    with pytest.raises(UserError, match=r"first was measured with another url\.domains;"):
+        build(tmp_path / "third", files[:1], reuse=str(tmp_path / "first"), url={"domains": [str(here)]})
+
+
+def test_thresholds_may_change_and_what_shapes_a_signal_may_not(tmp_path, files):
+    loose = {"toxicity": {"enabled": False}, "gopher_repetition": {"enabled": False}, "fineweb": {"enabled": False}}
+    loose |= {"gopher_quality": {"min_words": 3, "min_stop_words": None, "max_mean_word_length": None}}
+    common = {"rules": True, "language": {"min_score": 0.0}}
+    build(tmp_path / "first", files[:1], policies=loose, **common)
+    strict = loose | {"c4": {"min_sentences": 12}, "by_language": {"en": {"gopher_quality": {"min_words": 4}}}}
+    reused = build(tmp_path / "second", files[:1], policies=strict, reuse=str(tmp_path / "first"), **common)
+    whole = build(tmp_path / "whole", files[:1], policies=strict, **common)
+    assert reused.metrics["shards"] == {"measured": 0, "reused": 1}
+    assert reused.counts == whole.counts
+    assert reused.counts["rejected"]["c4:few_sentences"] > 0
+    other = loose | {"c4": {"min_words_per_line": 9}}
+    with pytest.raises(UserError, match=r"measured with another policies\.c4\.min_words_per_line;"):
+        build(tmp_path / "third", files[:1], policies=other, reuse=str(tmp_path / "first"), **common)
