@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 
 from core import manifest, progress, storage
 from core.config import StageConfig
-from core.errors import UserError
+from core.errors import RaymillError, UserError
 from core.manifest import FileDigest, Manifest
 from core.report import Report
 
@@ -25,6 +25,13 @@ _STATE = "run.json"
 _LOCK = "run.lock"
 _LOG = "run.log"
 _OWN_FILES = {manifest.NAME, _STATE, _LOCK, _LOG, "report.html"}
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk costs its lines, not a traceback for each of them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """What cannot be written is not."""
 
 
 class Run:
@@ -70,19 +77,29 @@ class Run:
 
     def __enter__(self) -> "Run":
         self._claim()
-        self._prepare()
-        self._log_handler = logging.FileHandler(self.path(_LOG), encoding="utf-8")
+        try:
+            self._prepare()
+            self._log_handler = _LogFile(self.path(_LOG), encoding="utf-8")
+        except OSError as error:
+            self.__exit__(type(error), error)
+            raise
         self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.log.addHandler(self._log_handler)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if self._log_handler is not None:
             self.log.removeHandler(self._log_handler)
-            self._log_handler.close()
+            with suppress(OSError):  # the last line may not fit on the disk either
+                self._log_handler.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if error is not None and storage.is_full(error):
+            raise RaymillError(
+                f"{self.directory}: no space left to write ({os.strerror(error.errno or 0)}); free some and run the "
+                "same command again: it goes on from what is there"
+            ) from error
 
     def _claim(self) -> None:
         """Take the directory's lock; the kernel frees it when this process dies, however it dies."""

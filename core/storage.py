@@ -1,12 +1,13 @@
 """Files on any fsspec URL: list, read, write whole, digest."""
 
+import errno
 import glob as local_glob
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 from uuid import uuid4
 
 import fsspec
@@ -18,6 +19,13 @@ _DIGEST_BYTES = 16
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CONTENT_FACTS = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "Last-Modified")
 """S3, Google Storage and Azure, web servers: what a storage says of a file's content, the strongest first."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a file could not grow: a full disk, a quota, a limit on the size of files."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_remote(url: str) -> bool:

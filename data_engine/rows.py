@@ -94,13 +94,20 @@ def hexadecimal(high: int, low: int) -> str:
 
 def save(path: Path, array: np.ndarray) -> None:
     """Write an array as .npy so that it is there whole or not at all."""
+    array = np.ascontiguousarray(array)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            # np.save of a file that has no room says how much it wrote, not why it stopped
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load(path: str | Path) -> np.ndarray:

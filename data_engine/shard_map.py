@@ -1,17 +1,24 @@
 """Ray Data under the build: small rows in, one pure function for each, small facts out as they finish."""
 
 import logging
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
+from core import storage
 from core.errors import RaymillError, UserError
 from core.run import Run
 
+_CORES = 1.0
+"""Cores of one task."""
 _MOST_BLOCKS = 10_000
 _QUIET = ("ray.data", "ray.data.dataset", "ray.data._internal")
+
+log = logging.getLogger("raymill.data")
 
 Task = dict[str, Any]
 
@@ -26,8 +33,8 @@ def map_tasks(
     """Run `work` on every task, as Ray Data tasks of one core each. Returns the results in no order.
 
     A task writes its files itself and returns a few facts; `counted` names the one that the progress display adds up. A
-    task whose process dies is run again; a task that raises ends the stage: RaymillErrors pass through as they are.
-    A single task runs here: there is nothing to share out.
+    task whose process dies is run again; a task that raises ends the stage: RaymillErrors, and what the system says of
+    a full disk, pass through as they are. A single task runs here: there is nothing to share out.
     """
     if not tasks:
         return []
@@ -59,20 +66,21 @@ def _stream(tasks: Sequence[Task], work: Callable[[Task], dict[str, Any]]) -> An
             return {"result": work(ray.get(held)[row["task"]])}
         except RaymillError as error:
             return {"error": str(error), "exit_code": error.exit_code}
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+            if storage.is_full(error):
+                return {"full": error.errno}
+            said = f"a task failed: {type(error).__name__}: {error}"
+            return {"error": said, "exit_code": RaymillError.exit_code, "trace": traceback.format_exc()}
 
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map(run_one, num_cpus=1)
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map(run_one, num_cpus=_CORES)
     try:
         for row in dataset.iter_rows():
+            if row.get("full"):
+                raise OSError(row["full"], os.strerror(row["full"]))
             if row.get("error"):
+                log.debug("%s", row.get("trace") or row["error"])
                 raise (UserError if row["exit_code"] == UserError.exit_code else RaymillError)(row["error"])
             yield row["result"]
-    except RayTaskError as error:
-        cause: BaseException = error
-        while isinstance(below := getattr(cause, "cause", None), BaseException):
-            cause = below
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise RaymillError(f"a task failed: {type(cause).__name__}: {cause}") from error
     except RayError as error:
         first = str(error).strip().splitlines()[0]
         raise RaymillError(f"Ray could not finish: {first}; what is done is kept, run it again") from error

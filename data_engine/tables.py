@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -59,7 +60,8 @@ class TableWriter:
                 self._file.close()
                 self._temporary.replace(self.path)
         finally:
-            if not self._file.closed:
+            self._writer.is_open = False  # or it tries again when it is collected
+            with suppress(OSError):  # a full disk takes nothing of what is buffered either
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
 
