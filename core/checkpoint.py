@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from core import storage
 from core.errors import UserError
 
 # A stage shows its own progress; a bar for the shards of each checkpoint it opens would only interrupt it.
@@ -37,15 +38,51 @@ def check(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal language model in evaluation mode. Raises UserError when the directory is no usable checkpoint."""
+def load_model(
+    path: str | Path, dtype: torch.dtype = torch.float32, config: Any = None, **options: Any
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode; `config` in place of the checkpoint's own, for a longer context.
+
+    options: those of `from_pretrained`, as a quantization to load it in.
+
+    Raises UserError when the directory is no usable checkpoint, or holds weights that are not finite.
+    """
     check(path)
+    more = options if config is None else {"config": config, **options}
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **more)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: the checkpoint does not load: {str(error).splitlines()[0]}") from None
+    broken = next((name for name, weight in model.named_parameters() if not _finite(weight)), None)
+    if broken is not None:
+        raise UserError(f"{path}: {broken} holds weights that are not finite; the run that wrote it had diverged")
     model.eval()
     return model
+
+
+def _finite(weight: torch.Tensor) -> bool:
+    """Whether no number is infinite or NaN; types of fewer than 16 bits are not asked."""
+    return weight.element_size() < 2 or not weight.is_floating_point() or bool(weight.isfinite().all())
+
+
+def fingerprint(path: str | Path) -> str:
+    """Tells weights apart without reading them all: a digest of each tensor's name, type, shape and first row.
+
+    Raises UserError when the directory is no usable checkpoint.
+    """
+    check(path)
+    parts: list[tuple[str, bytes]] = []
+    try:
+        for file in sorted(Path(path).glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  # no mapping
+                    part = tensors.get_slice(name)
+                    first = part[:1] if part.get_shape() else part[...].reshape(1)
+                    row = first.contiguous().view(torch.uint8).numpy().tobytes()
+                    parts.append((name, f"{name} {part.get_dtype()} {part.get_shape()}".encode() + row))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the checkpoint does not load: {str(error).splitlines()[0]}") from None
+    return storage.digest_bytes(content for _, content in sorted(parts))
 
 
 def load_config(path: str | Path) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,22 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         values: Any = (getattr(self, field.name) for field in fields(self))
-        moved: list[Any] = [value if value is None else value.to(device) for value in values]
-        return Batch(*moved)
+        moved = Batch(*(value if value is None else value.to(device) for value in values))
+        if device != self.tokens.device:  # asked here, before that device would have to be waited for
+            moved.__dict__ |= {"lengths": self.lengths, "labelled": self.labelled}
+        return moved
+
+    @cached_property
+    def labelled(self) -> int:
+        """How many tokens carry loss."""
+        return int((self.labels != IGNORED).sum())
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each segment, row by row; the padding at the end of a row is a segment."""
+        numbers_BT = self.segments + torch.arange(len(self.segments), device=self.segments.device)[:, None] * (1 << 32)
+        found: list[int] = torch.unique_consecutive(numbers_BT, return_counts=True)[1].tolist()
+        return found
 
     def mask(self) -> Tensor:
         """Attention mask (rows, 1, length, length), True where a query may look: its own segment, not ahead of itself.

@@ -9,16 +9,24 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
 
 from core.config import Config
+from core.errors import UserError
+from training import attention
 from training.batch import Batch
 from training.linear_cross_entropy import loss_sum, token_losses
 from training.precision import Precision
+from training.presets import PRESETS, Preset
 
 _VOCABULARY_MULTIPLE = 64
+SHARDED_LOSSES = "sharded_losses"
+"""Method of a sharded model that gathers its weights around `losses_of` (sharding.py)."""
 
 
 class ModelConfig(Config):
     """Shape of a model trained from scratch; the default has 4.2 M parameters with a vocabulary of 4,096."""
 
+    preset: Preset | None = Field(
+        None, description="a shape by its size (docs/training.md lists them); settings beside it replace parts of it"
+    )
     architecture: Literal["llama", "qwen3"] = Field("llama", description="qwen3: RMSNorm on queries and keys")
     hidden_size: int = Field(256, gt=0, description="width of the residual stream")
     layers: int = Field(4, gt=0, description="transformer blocks")
@@ -31,6 +39,12 @@ class ModelConfig(Config):
     max_length: int = Field(1024, gt=0, description="longest context the model is declared for")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on attention weights")
     initializer_range: float = Field(0.02, gt=0, description="standard deviation of the initial weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, given: Any) -> Any:
+        known = PRESETS.get(given.get("preset") or "") if isinstance(given, dict) else None
+        return {**known, **given} if known else given
 
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
@@ -59,6 +73,28 @@ class ModelConfig(Config):
             **special,
         )
 
+    def require(self, found: PreTrainedConfig, where: str) -> None:
+        """Raise UserError unless the checkpoint at `where` has every setting that was given here."""
+        wanted = self.to_transformers(found.vocab_size)
+        for setting in self.model_fields_set - {"preset", "max_length", "attention_dropout", "initializer_range"}:
+            name = {
+                "architecture": "model_type",
+                "layers": "num_hidden_layers",
+                "heads": "num_attention_heads",
+                "kv_heads": "num_key_value_heads",
+                "head_size": "head_dim",
+                "tie_embeddings": "tie_word_embeddings",
+                "rope_theta": "rope_parameters",
+            }.get(setting, setting)
+            has, wants = getattr(found, name, None), getattr(wanted, name)
+            if setting == "rope_theta":
+                has, wants = (has or {}).get("rope_theta"), self.rope_theta
+            if has != wants:
+                raise UserError(
+                    f"{where}: its {name.replace('rope_parameters', 'rope_theta')} is {has}, model.{setting} asks for "
+                    f"{wants}; leave the setting out, or name another checkpoint"
+                )
+
 
 def initialize(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with fresh FP32 weights, the same for the same seed on any machine with this version of torch."""
@@ -78,12 +114,18 @@ def bare(model: Any) -> Any:
 def losses(model: nn.Module, batch: Batch, precision: Precision, per_token: bool) -> Tensor:
     """-log p(label) of the batch: one sum, or per token, (rows * length,), zero where there is no label.
 
-    Segments are isolated by the batch's mask. Where the output head is a plain matrix, the logits never exist at
-    once; models that change their logits (Gemma 2, Cohere, Granite) go the plain way.
+    Segments are isolated. Where the output head is a plain matrix, the logits never exist at once; models that change
+    their logits (Gemma 2, Cohere, Granite) go the plain way.
     """
     base = bare(model)
+    sharded: Any = getattr(base, SHARDED_LOSSES, None)
+    return sharded(batch, precision, per_token) if sharded else losses_of(base, batch, precision, per_token)
+
+
+def losses_of(base: Any, batch: Batch, precision: Precision, per_token: bool) -> Tensor:
+    """The same for the `transformers` model itself, all of whose weights are here."""
     labels_N = batch.labels.flatten()
-    inputs = {"input_ids": batch.tokens, "attention_mask": batch.mask(), "position_ids": batch.positions}
+    inputs = attention.inputs(base, batch)
     head = _plain_head(base)
     with precision.context():
         if head is None:
@@ -101,6 +143,12 @@ def _plain_head(base: PreTrainedModel) -> Tensor | None:
     if type(head) is not nn.Linear or head.bias is not None or capped or any(s not in (None, 1, 1.0) for s in scales):
         return None
     return head.weight
+
+
+def parameters_of(config: PreTrainedConfig) -> int:
+    """Parameters of a model of this configuration, tied ones once, without making it."""
+    with torch.device("meta"):
+        return count_parameters(AutoModelForCausalLM.from_config(config))[0]
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -6,7 +6,6 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from training.batch import Batch
-from training.linear_cross_entropy import IGNORED
 from training.model import losses
 from training.precision import Precision
 
@@ -42,4 +41,4 @@ class NextToken:
     def __call__(self, model: nn.Module, batch: Batch, precision: Precision) -> Sums:
         """Sums over the batch's labelled tokens."""
         loss = losses(model, batch, precision, per_token=False)
-        return Sums(loss, float((batch.labels != IGNORED).sum()))
+        return Sums(loss, float(batch.labelled))

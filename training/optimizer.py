@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.config import Config
+from training.world import World
 
 
 class OptimizerConfig(Config):
@@ -108,6 +109,26 @@ def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in by_token]
 
 
+class Gradients(Protocol):
+    """The gradients of a step, wherever they lie: what the trainer does with them."""
+
+    def zero(self) -> None:
+        """Start a step."""
+        ...
+
+    def exchange(self, world: World) -> None:
+        """Add up what the ranks have accumulated. Collective."""
+        ...
+
+    def norm(self) -> Tensor:
+        """The global L2 norm of what has been accumulated, unscaled. Collective."""
+        ...
+
+    def scale(self, factor: float) -> None:
+        """Multiply every gradient."""
+        ...
+
+
 class FlatGradient:
     """All gradients as one vector: `.grad` of each parameter is a view of it, and autograd adds into the views.
 
@@ -129,6 +150,10 @@ class FlatGradient:
     def zero(self) -> None:
         """Start a step."""
         self.vector.zero_()
+
+    def exchange(self, world: World) -> None:
+        """Add up what the ranks have accumulated, in one all-reduce. Collective."""
+        world.sum_(self.vector)
 
     def norm(self) -> Tensor:
         """The global L2 norm of what has been accumulated, unscaled."""

@@ -1,4 +1,4 @@
-"""Stage `train.pretrain`: a language model from tokens."""
+"""Stage `train.pretrain`: a language model from tokens, fresh or from a checkpoint."""
 
 import math
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
-from transformers import PreTrainedTokenizerBase
+from pydantic import Field, model_validator
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from core import checkpoint
 from core.config import RUNTIME, InputPath
@@ -21,29 +21,47 @@ from training.batch import Batch
 from training.launch import launch
 from training.mixed_documents import Account, MixedDocuments, streams_by
 from training.mixture import MixtureConfig
-from training.model import ModelConfig, count_parameters, initialize
+from training.model import ModelConfig, count_parameters, initialize, parameters_of
 from training.objectives import NextToken
 from training.packing import PackedDocuments, unigram_counts, unigram_entropy
 from training.report import mixture_section, training_report
+from training.rope import RopeScaling, context
 from training.trainer import TrainConfig, Trainer
 from training.validation import evaluate
 from training.world import World
 
 
 class PretrainConfig(TrainConfig):
-    """Pretraining from scratch on a token artifact."""
+    """Pretraining on a token artifact, from scratch or from a checkpoint."""
 
     tokens: InputPath = Field(description="run directory of 'data tokenize'")
     mixture: MixtureConfig | None = Field(
         None, description="shares of the sources; null: every document once an epoch, in one order of all"
     )
-    model: ModelConfig = Field(ModelConfig(), description="architecture and shape")
-    steps: int = Field(100, gt=0, description="optimizer steps")
+    model: ModelConfig = Field(
+        ModelConfig(), description="architecture and shape; beside checkpoint, what the checkpoint must be like"
+    )
+    checkpoint: InputPath | None = Field(
+        None, description="checkpoint to go on from, whose vocabulary the tokens have; null: fresh weights"
+    )
+    rope_scaling: RopeScaling | None = Field(None, description="stretch the checkpoint's positions to a longer context")
+    steps: int | None = Field(
+        None, gt=0, description="optimizer steps; left out: as many as tokens_per_parameter needs"
+    )
+    tokens_per_parameter: float = Field(
+        20.0, gt=0, description="training tokens per parameter; 20 is compute-optimal (Hoffmann et al. 2022)"
+    )
     sequence_length: int = Field(256, gt=1, description="tokens per packed sequence; documents do not see each other")
     validate_every: Annotated[int, RUNTIME] = Field(
         0, ge=0, description="steps between validations; 0: only at the end"
     )
     validation_tokens: int = Field(65_536, gt=0, description="at most this many tokens of the validation split")
+
+    @model_validator(mode="after")
+    def _scaling_needs_a_checkpoint(self) -> "PretrainConfig":
+        if self.rope_scaling is not None and self.checkpoint is None:
+            raise ValueError("rope_scaling stretches a checkpoint's positions; for a fresh model set model.max_length")
+        return self
 
 
 class _Sequences:
@@ -64,9 +82,16 @@ class _Sequences:
 def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any]:
     """One training process."""
     tokens = TokenSet(config.tokens)
-    tokenizer = checkpoint.load_tokenizer(tokens.tokenizer)
-    model: Any = initialize(config.model.to_transformers(len(tokenizer), **_special(tokenizer)), config.seed)
-    model.to(world.device)
+    tokenizer = checkpoint.load_tokenizer(config.checkpoint or tokens.tokenizer)
+    shape = architecture(config, tokens)
+    if config.checkpoint is None:
+        model: Any = initialize(shape, config.seed)
+    else:
+        model = checkpoint.load_model(config.checkpoint, config=shape)
+    parameters = count_parameters(model)[0]
+    stop_tokens = _stop_tokens(model, tokens.separator)
+    if config.parallel == "ddp":  # sharding moves each layer's shard
+        model.to(world.device)
     objective = NextToken()
     documents = training_documents(config, tokens)
     held_out = PackedDocuments(tokens, "validation", config.sequence_length, config.seed)
@@ -85,7 +110,7 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
         objective,
         _Sequences(documents, config.micro_batch),
         length=config.sequence_length,
-        steps=config.steps,
+        steps=steps_of(config, tokens),
         evaluate=validate,
         evaluate_every=config.validate_every,
     )
@@ -99,17 +124,48 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
             bits = measured["loss"] / (math.log(2) * stream.bytes_per_token())
             by_source[name] = {"loss": measured["loss"], "bits_per_byte": bits, "tokens": measured["weight"]}
     if world.is_main:
-        export.save(model.cpu(), tokenizer, directory, [tokenizer.eos_token_id])
+        export.save(model.cpu(), tokenizer, directory, stop_tokens)
     world.barrier()
-    parameters = count_parameters(model)[0]
-    return {"last": last, "parameters": parameters, "precision": trainer.precision.name, "by_source": by_source}
+    return {
+        "last": last,
+        "exported_step": trainer.exported_step,
+        "parameters": parameters,
+        "precision": trainer.precision.name,
+        "by_source": by_source,
+    }
+
+
+def architecture(config: PretrainConfig, tokens: TokenSet) -> PreTrainedConfig:
+    """The `transformers` configuration that is trained. Raises UserError for one that cannot be had."""
+    if config.checkpoint is None:
+        tokenizer = checkpoint.load_tokenizer(tokens.tokenizer)
+        return config.model.to_transformers(len(tokenizer), **_special(tokenizer))
+    found: PreTrainedConfig = checkpoint.load_config(config.checkpoint)
+    if config.rope_scaling is not None:
+        config.rope_scaling.apply(found, config.checkpoint)
+    return found
+
+
+def steps_of(config: PretrainConfig, tokens: TokenSet) -> int:
+    """Optimizer steps of the run: given, or by tokens per parameter."""
+    if config.steps is not None:
+        return config.steps
+    budget = config.tokens_per_parameter * parameters_of(architecture(config, tokens))
+    return max(1, round(budget / (config.batch_size * config.sequence_length)))
+
+
+def _stop_tokens(model: Any, separator: int) -> list[int]:
+    """What ends an answer: the end of a document, and what ended one before training."""
+    known = model.generation_config.eos_token_id if model.generation_config is not None else None
+    before = known if isinstance(known, list) else [known]
+    return [separator, *(token for token in before if token is not None)]
 
 
 def training_documents(config: PretrainConfig, tokens: TokenSet) -> PackedDocuments | MixedDocuments:
     """What the run trains on. Raises UserError for a mixture that the tokens cannot give."""
     if config.mixture is None:
         return PackedDocuments(tokens, "train", config.sequence_length, config.seed)
-    count = config.steps * config.batch_size
+    count = steps_of(config, tokens) * config.batch_size
     return MixedDocuments(tokens, config.mixture, config.sequence_length, config.seed, count)
 
 
@@ -125,10 +181,11 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     """Tokens to a checkpoint."""
     tokens = TokenSet(config.tokens)
     _check(config, tokens)
+    steps = steps_of(config, tokens)
     vocabulary = len(checkpoint.load_tokenizer(tokens.tokenizer))
     train, validation = (unigram_counts(tokens, split, vocabulary) for split in ("train", "validation"))
     cross_entropy, entropy = unigram_entropy(train, validation)
-    epochs = config.steps * config.batch_size * config.sequence_length / int(train.sum())
+    epochs = steps * config.batch_size * config.sequence_length / int(train.sum())
     run.log.info(
         "%s training tokens, %.2f epochs; %s validation tokens", f"{train.sum():,}", epochs, f"{validation.sum():,}"
     )
@@ -136,9 +193,12 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     accounts = documents.accounts() if isinstance(documents, MixedDocuments) else []
     result = launch(config, run, __name__)
     last = result["last"]
+    rows = metrics.read(run.directory)
+    exported = next(row for row in reversed(rows) if row["step"] == result["exported_step"])
     found: dict[str, Any] = {
-        "validation_loss": last["validation_loss"],
-        "validation_bits_per_byte": last["validation_bits_per_byte"],
+        "validation_loss": exported["validation_loss"],
+        "validation_bits_per_byte": exported["validation_bits_per_byte"],
+        "exported_step": exported["step"],
         "unigram_cross_entropy": cross_entropy,
         "unigram_entropy": entropy,
         "training_loss": last["loss"],
@@ -150,8 +210,8 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     found["headline"] = [
         f"{result['parameters']:,} parameters, {last['tokens']:,} tokens ({epochs:.2f} epochs), {result['precision']}, "
         f"{found['tokens_per_second']:,.0f} tokens/s",
-        f"validation loss {last['validation_loss']:.4f} nats per token "
-        f"({last['validation_bits_per_byte']:.4f} bits per byte); unigram entropy of the same split {entropy:.4f}",
+        f"validation loss {exported['validation_loss']:.4f} nats per token "
+        f"({exported['validation_bits_per_byte']:.4f} bits per byte); unigram entropy of the same split {entropy:.4f}",
         f"training loss of the last step {last['loss']:.6f}",
     ]
     if accounts:
@@ -163,7 +223,7 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     summary = f"{result['parameters']:,} parameters, {last['tokens']:,} tokens, {result['precision']}"
     facts = {name: value for name, value in found.items() if name not in ("headline", "validation_by_source")} | counts
     levels = {"unigram entropy of the validation tokens": entropy}
-    report = training_report("Pretraining", summary, facts, metrics.read(run.directory), levels)
+    report = training_report("Pretraining", summary, facts, rows, levels)
     if accounts:
         counts["mixture"] = {account.source: _without_name(account) for account in accounts}
         mixture_section(report, [asdict(account) for account in accounts], result["by_source"])
@@ -197,9 +257,17 @@ def _check(config: PretrainConfig, tokens: TokenSet) -> None:
             f"{tokens.directory}: documents end with token {tokens.separator}, the tokenizer's end token is "
             f"{tokenizer.eos_token_id}; tokens and tokenizer belong to different runs"
         )
-    if config.sequence_length > config.model.max_length:
+    shape = architecture(config, tokens)
+    if config.checkpoint is not None:
+        config.model.require(shape, config.checkpoint)
+        _check_vocabulary(config.checkpoint, tokens, shape)
+    longest = context(shape)
+    if longest is not None and config.sequence_length > longest:
         raise UserError(
-            f"sequence_length: {config.sequence_length} is longer than model.max_length {config.model.max_length}"
+            f"sequence_length: {config.sequence_length} is longer than model.max_length {longest}"
+            if config.checkpoint is None
+            else f"sequence_length: {config.sequence_length} is longer than the context of {config.checkpoint}, "
+            f"{longest}; set rope_scaling to stretch it"
         )
     for split in ("train", "validation"):
         rows = tokens.rows(split)
@@ -211,6 +279,23 @@ def _check(config: PretrainConfig, tokens: TokenSet) -> None:
                 f"{tokens.directory}: holds token {largest}, its tokenizer knows {len(tokenizer)}; "
                 "tokens and tokenizer belong to different runs"
             )
+
+
+def _check_vocabulary(path: str, tokens: TokenSet, shape: PreTrainedConfig) -> None:
+    """The tokens' ids must mean to the checkpoint what they meant when they were made. Raises UserError."""
+    ours = checkpoint.load_tokenizer(tokens.tokenizer).get_vocab()
+    its = checkpoint.load_tokenizer(path).get_vocab()
+    if ours != its:
+        differ = sum(its.get(word) != number for word, number in ours.items())
+        raise UserError(
+            f"{tokens.directory}: its vocabulary ({len(ours):,}) is not that of {path} ({len(its):,}), {differ:,} "
+            f"tokens differ; run 'raymill data tokenize' with tokenizer: {path}"
+        )
+    if len(its) > shape.vocab_size:
+        raise UserError(
+            f"{path}: its tokenizer has {len(its)} tokens, its model {shape.vocab_size}; they belong to different "
+            "checkpoints"
+        )
 
 
 STAGE = Stage(name="train.pretrain", version=1, config=PretrainConfig, run=pretrain)

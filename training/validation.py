@@ -8,6 +8,7 @@ from torch import nn
 from training.batch import Batch
 from training.objectives import Objective
 from training.precision import Precision
+from training.sharding import is_sharded
 from training.world import World
 
 
@@ -22,8 +23,12 @@ def evaluate(
     training = model.training
     model.eval()
     sums = dict.fromkeys(["loss", "weight", *objective.metrics], 0.0)
-    for number in range(world.rank, len(batches), world.size):
-        part = objective(model, batches[number].to(world.device), precision)
+    # A sharded model is computed by all ranks together: in the last round, some compute a batch that does not count.
+    end = -(-len(batches) // world.size) * world.size if is_sharded(model) else len(batches)
+    for number in range(world.rank, end, world.size):
+        part = objective(model, batches[min(number, len(batches) - 1)].to(world.device), precision)
+        if number >= len(batches):
+            continue
         sums["loss"] += float(part.loss)
         sums["weight"] += part.weight
         for name, value in part.metrics.items():

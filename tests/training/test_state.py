@@ -146,6 +146,8 @@ def test_a_checkpoint_holds_the_cursor_and_what_is_trained(train, tmp_path, meth
         "samples": 48,
         "tokens": 48 * 32,
         "skipped": 0,
+        "best_step": 0,
+        "best_loss": None,
     }
     saved = load_file(newest / "model.safetensors")
     assert saved.keys() == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
