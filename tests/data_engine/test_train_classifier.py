@@ -1,6 +1,7 @@
 """A classifier must learn, say how well on text it has not seen, repeat, and decide in a build by its score."""
 
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from data_engine.classify import scores
 from data_engine.policies.classifiers import Classifier
 from data_engine.train_classifier import STAGE
 from tests.data_engine import corpora
-from tests.data_engine.test_build import build
+from tests.data_engine.test_build import ANY, build
 
 SMALL = {"dimension": 16, "buckets": 20_000, "epochs": 20, "learning_rate": 0.5}
 
@@ -39,8 +40,14 @@ def manuals_and_chat(real_data, tmp_path_factory):
     ]
 
 
-def test_held_out_precision_and_recall_are_high_and_on_the_card(tmp_path, manuals_and_chat):
-    manifest, run = train(tmp_path, "run", manuals_and_chat)
+@pytest.fixture(scope="module")
+def trained(manuals_and_chat, tmp_path_factory):
+    """The manifest and the artifact of the two."""
+    return train(tmp_path_factory.mktemp("trained"), "run", manuals_and_chat)
+
+
+def test_held_out_precision_and_recall_are_high_and_on_the_card(trained):
+    manifest, run = trained
     card = json.loads((run / "card.json").read_text(encoding="utf-8"))
     assert set(card["labels"]) == {"manual", "chat"}
     for row in card["labels"].values():
@@ -52,15 +59,15 @@ def test_held_out_precision_and_recall_are_high_and_on_the_card(tmp_path, manual
     assert not (run / "training.txt").exists()
 
 
-def test_the_same_seed_gives_the_same_model(tmp_path, manuals_and_chat):
-    one, two = (train(tmp_path, name, manuals_and_chat)[1] / "classifier.bin" for name in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes()
+def test_the_same_seed_gives_the_same_model(tmp_path, trained, manuals_and_chat):
+    _, again = train(tmp_path, "again", manuals_and_chat)
+    assert (again / "classifier.bin").read_bytes() == (trained[1] / "classifier.bin").read_bytes()
 
 
-def test_scores_are_fasttexts_own(tmp_path, manuals_and_chat):
+def test_scores_are_fasttexts_own(trained):
     import fasttext
 
-    _, run = train(tmp_path, "run", manuals_and_chat)
+    _, run = trained
     texts = ["Install the package with pip\nand run it.", "", "Why are you so mean to me?"]
     classifier = Classifier(name="kind", model=str(run / "classifier.bin"), label="manual", min_score=0.5)
     found = scores(pa.array(texts, pa.large_string()), classifier)
@@ -71,8 +78,8 @@ def test_scores_are_fasttexts_own(tmp_path, manuals_and_chat):
     assert found[1] == 0
 
 
-def test_a_build_drops_by_one_score_and_tags_by_another(tmp_path, manuals_and_chat):
-    _, run = train(tmp_path, "run", manuals_and_chat)
+def test_a_build_drops_by_one_score_and_tags_by_another(tmp_path, trained):
+    _, run = trained
     (tmp_path / "in.jsonl").write_text(
         json.dumps({"text": "Run pip install to set up the package. See the configuration file.", "url": "http://a/1"})
         + "\n"
@@ -80,8 +87,6 @@ def test_a_build_drops_by_one_score_and_tags_by_another(tmp_path, manuals_and_ch
         + "\n",
         encoding="utf-8",
     )
-    from tests.data_engine.test_build import ANY
-
     model = str(run / "classifier.bin")
     models = [
         {"name": "kind", "model": model, "label": "manual", "min_score": 0.5},
@@ -94,12 +99,49 @@ def test_a_build_drops_by_one_score_and_tags_by_another(tmp_path, manuals_and_ch
     assert kept["signals"]["classifier_kind"] > 0.5 > kept["signals"]["classifier_chatty"]
 
 
+def sentences(rng, toxic):
+    """Insults without a word of the shipped lists, or talk of a harbour; the same grammar and length."""
+    people = ["pathetic liar", "worthless clown", "miserable coward"] if toxic else ["harbour pilot", "cook", "teacher"]
+    acts = (
+        ["get lost", "nobody wants you here", "crawl away"] if toxic else ["come along", "we sail today", "take a seat"]
+    )
+    return " ".join(f"You are a {rng.choice(people)}, so {rng.choice(acts)}." for _ in range(rng.randint(2, 5)))
+
+
+def test_toxicity_learnt_from_labels_is_dropped_or_tagged(tmp_path):
+    rng = random.Random(4)
+    labelled = [{"text": sentences(rng, n % 2), "label": "toxic" if n % 2 else "fine"} for n in range(300)]
+    corpora.write_jsonl(tmp_path / "labelled.jsonl", labelled)
+    examples = [{"path": str(tmp_path / "labelled.jsonl"), "label_column": "label"}]
+    learnt, run = train(tmp_path, "toxicity", examples)
+    assert min(min(row["precision"], row["recall"]) for row in learnt.metrics["labels"].values()) > 0.9
+
+    rows = corpora.rows_of([f"{sentences(rng, n % 2)} {sentences(rng, n % 2)}" for n in range(8)])
+    corpora.write_jsonl(tmp_path / "in.jsonl", rows)
+    model = {"name": "toxicity", "model": str(run / "classifier.bin"), "label": "toxic"}
+    found = {}
+    for action, bound in (("drop", {"max_score": 0.5}), ("tag", {})):
+        policies = {**ANY, "classifiers": {"models": [model | bound | {"action": action}]}}
+        found[action] = build(tmp_path / action, [tmp_path / "in.jsonl"], policies=policies)
+    manifest, dropped = found["drop"]
+    assert manifest.counts["rejected"] == {"classifier:toxicity": 4}
+    rejects = corpora.read_all(dropped / "rejects")
+    assert {int(row["url"][-1]) % 2 for row in rejects} == {1}
+    assert all(row["value"] > 0.5 == row["threshold"] for row in rejects)
+    manifest, tagged = found["tag"]
+    assert manifest.counts["rejected"] == {}
+    scores = {
+        int(row["url"][-1]): row["signals"]["classifier_toxicity"] for row in corpora.read_all(tagged / "documents")
+    }
+    assert [scores[n] > 0.5 for n in range(8)] == [bool(n % 2) for n in range(8)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"label": "spam"}, "has no label 'spam'; it knows chat, manual"), ({"model": "absent.bin"}, "absent.bin")],
 )
-def test_a_wrong_model_or_label_is_named_before_work_begins(tmp_path, manuals_and_chat, change, message):
-    _, run = train(tmp_path, "run", manuals_and_chat)
+def test_a_wrong_model_or_label_is_named_before_work_begins(tmp_path, trained, change, message):
+    _, run = trained
     (tmp_path / "in.jsonl").write_text('{"text": "one"}\n', encoding="utf-8")
     model = {"name": "kind", "model": str(run / "classifier.bin"), "label": "manual", "min_score": 0.5} | change
     with pytest.raises(UserError, match=message):
