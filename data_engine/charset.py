@@ -98,5 +98,8 @@ def _known(label: str | None) -> str | None:
 
 def tidy(text: str) -> str:
     """Line ends as '\\n', no NUL, no lone surrogate: what Arrow and every later step can hold."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
-    return text.encode("utf-8", "replace").decode("utf-8")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\x00" in text:
+        text = text.replace("\x00", "")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -30,6 +30,7 @@ from data_engine.survivors import resolve
 _PAIRS_OF_PART = 200_000
 _MEMBERS_OF_PART = 20_000
 _PAIRS_PER_SAMPLE = 256
+_SUSPECTS_OF_PART = 20_000
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ def remove_near(run: Run, corpus: Corpus, exact: Removals) -> Removals:
     suspects = [folders.scratch("suspects", str(part)) for part in range(parts)]
     skipped = sum(int(rows.load(folders.scratch("pairs_skipped", str(part)))[0]) for part in range(parts))
 
-    shards = corpus.holdings.shards()
-    tasks = [{"shard": shard} for shard in shards if not folders.scratch("suspects_of", str(shard)).exists()]
-    map_tasks(run, "shingle sets", tasks, partial(_sets_of_shard, corpus, suspects))
+    shards = [s for s in corpus.holdings.shards() if not folders.scratch("suspects_of", str(s)).exists()]
+    together = 1 + sum(len(rows.load(file)) for file in suspects) // _SUSPECTS_OF_PART
+    tasks = [{"shards": part.tolist()} for part in np.array_split(shards, together) if part.size]
+    map_tasks(run, "shingle sets", tasks, partial(_sets_of_shards, corpus, suspects))
 
     ranges = _ranges(pairs)
     tasks = [
@@ -150,11 +152,11 @@ def _pairs_of_range(corpus: Corpus, exact: Sequence[Path], task: Task) -> dict[s
     return {}
 
 
-def _sets_of_shard(corpus: Corpus, suspects: Sequence[Path], task: Task) -> dict[str, Any]:
-    shard, name = task["shard"], str(task["shard"])
-    refs = np.unique(rows.read_refs(suspects, shard)["ref"])
-    listed, sets = corpus.folders.scratch("suspects_of", name), corpus.folders.scratch("sets", name)
-    write_sets(corpus.holdings.of(shard).text, refs, corpus.config.shingle, listed, sets)
+def _sets_of_shards(corpus: Corpus, suspects: Sequence[Path], task: Task) -> dict[str, Any]:
+    for shard in task["shards"]:
+        refs = np.unique(rows.read_refs(suspects, shard)["ref"])
+        listed, sets = (corpus.folders.scratch(step, str(shard)) for step in ("suspects_of", "sets"))
+        write_sets(corpus.holdings.of(shard).text, refs, corpus.config.shingle, listed, sets)
     return {}
 
 

@@ -1,5 +1,7 @@
 """Line by line as C4 judges: which lines it would keep, and the sentences in them."""
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -164,7 +166,7 @@ def _line(utf8: np.ndarray, begin: int, end: int, classes: np.ndarray) -> tuple[
     end = _without_citations(utf8, begin, end)
     words = longest = length = sentences = dots = 0
     open_sentence = after_terminal = unspaced = False
-    last = 0
+    last: Any = 0
     last_kind = np.uint8(0)
     at = begin
     while at < end:

@@ -1,5 +1,7 @@
 """Lines and paragraphs of a document: how they begin, end and repeat (Gopher and FineWeb rules)."""
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -92,7 +94,7 @@ def line_statistics(
 
 
 @numba.njit(nogil=True, cache=True)
-def _line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[int, int, int, int, bool]:
+def _line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[Any, int, Any, Any, bool]:
     """Of a line from its first to its last character that is no white space: hash state, characters, first and last
     character, and whether it ends with an ellipsis."""
     state = settled = SEED
@@ -114,7 +116,7 @@ def _line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[int
 
 
 @numba.njit(nogil=True, cache=True)
-def _ascii_line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[int, int, int, int, bool]:
+def _ascii_line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[Any, int, Any, Any, bool]:
     """The same of a line in ASCII, where bytes are characters."""
     while at < end and classes[utf8[at]] & SPACE:
         at += 1

@@ -1,5 +1,7 @@
 """Shingles: the set of word sequences of a document, as 64-bit hashes, and MinHash signatures of that set."""
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -43,7 +45,6 @@ def shingle_hashes(
         ends[document] = filled
 
 
-@numba.njit(nogil=True, cache=True)
 def shingle_sets(
     utf8: np.ndarray,
     offsets: np.ndarray,
@@ -53,12 +54,25 @@ def shingle_sets(
     shingles: np.ndarray,
     ends: np.ndarray,
 ) -> None:
-    """The same with each document's shingles in ascending order, as `jaccard` takes them."""
+    """The same with each document's shingles in ascending order, as `jaccard` takes them.
+
+    NumPy sorts 400 hashes in a third of the time that compiled code of Numba takes: it has vector instructions.
+    """
     shingle_hashes(utf8, offsets, classes, lower, width, shingles, ends)
     start = 0
-    for end in ends:
+    for end in ends.tolist():
         shingles[start:end].sort()
         start = end
+
+
+@numba.njit(inline="always")
+def _fmix32(shingle: int) -> Any:
+    h = np.uint32(shingle)
+    h = np.uint32(h ^ (h >> np.uint32(16)))
+    h = np.uint32(h * np.uint32(0x85EBCA6B))
+    h = np.uint32(h ^ (h >> np.uint32(13)))
+    h = np.uint32(h * np.uint32(0xC2B2AE35))
+    return np.uint32(h ^ (h >> np.uint32(16)))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -72,16 +86,21 @@ def minhash(shingles: np.ndarray, ends: np.ndarray, a: np.ndarray, b: np.ndarray
     for document in range(ends.size):
         row = signatures[document]
         row[:] = np.uint32(0xFFFFFFFF)
-        for position in range(start, ends[document]):
-            h = np.uint32(shingles[position])
-            h = np.uint32(h ^ (h >> np.uint32(16)))
-            h = np.uint32(h * np.uint32(0x85EBCA6B))
-            h = np.uint32(h ^ (h >> np.uint32(13)))
-            h = np.uint32(h * np.uint32(0xC2B2AE35))
-            h = np.uint32(h ^ (h >> np.uint32(16)))
+        end = ends[document]
+        # four at a time: a, b and the row are loaded a quarter as often
+        while start + 4 <= end:
+            h0, h1 = _fmix32(shingles[start]), _fmix32(shingles[start + 1])
+            h2, h3 = _fmix32(shingles[start + 2]), _fmix32(shingles[start + 3])
+            for k in range(a.size):
+                one = min(np.uint32(np.uint32(a[k] * h0) + b[k]), np.uint32(np.uint32(a[k] * h1) + b[k]))
+                other = min(np.uint32(np.uint32(a[k] * h2) + b[k]), np.uint32(np.uint32(a[k] * h3) + b[k]))
+                row[k] = min(row[k], one, other)
+            start += 4
+        for position in range(start, end):
+            h = _fmix32(shingles[position])
             for k in range(a.size):
                 row[k] = min(row[k], np.uint32(np.uint32(a[k] * h) + b[k]))
-        start = ends[document]
+        start = end
 
 
 @numba.njit(nogil=True, cache=True)

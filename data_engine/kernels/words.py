@@ -178,30 +178,34 @@ def split_tokens(
     inside = False
     at = start
     while at < end:
-        begin = at
-        while at < end and ASCII_WORD[utf8[at]]:
-            state = step(state, ASCII_WORD[utf8[at]])
+        byte = utf8[at]
+        if byte < 0x80:
+            # without a branch on where a token ends, which cannot be foretold: what is written counts only when it does
+            unit = ASCII_WORD[byte]
+            hashes[count] = state
+            count += inside and unit == 0
+            state = step(state, unit) if unit else SEED
+            inside = unit != 0
             at += 1
-        inside = inside or at > begin
-        if at == end:
-            break
-        point, following = decode(utf8, at, end)
+            continue
+        point, at = decode(utf8, at, end)
         row = entry(point)
         kind = classes[row]
         alone = kind & UNSPACED != 0
         if inside and (alone or not kind & LETTERLIKE):
-            hashes[count] = finish(state)
+            hashes[count] = state
             count += 1
             state = SEED
             inside = False
         if alone:
-            hashes[count] = finish(step(SEED, point))
+            hashes[count] = step(SEED, point)
             count += 1
         elif kind & LETTERLIKE:
             state = step(state, lower[row] if point == row else point)
             inside = True
-        at = following
     if inside:
-        hashes[count] = finish(state)
+        hashes[count] = state
         count += 1
+    for token in range(count):
+        hashes[token] = finish(hashes[token])
     return count
