@@ -17,6 +17,8 @@ MODULES = {
     "train.pretrain": "training.pretrain",
     "train.sft": "training.sft",
     "train.dpo": "training.dpo",
+    "train.merge": "training.merge",
+    "train.grpo": "training.grpo",
     "eval.run": "evaluation.run",
     "eval.compare": "evaluation.compare",
     "serve.quantize": "serving.quantize",

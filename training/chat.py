@@ -10,7 +10,7 @@ from core.errors import UserError
 from training.batch import Segment
 
 Messages = Sequence[Mapping[str, str]]
-TooLong = Literal["skip", "truncate"]
+TooLong = Literal["skip", "truncate", "split"]
 
 
 class ChatEncoder:
@@ -42,6 +42,12 @@ class ChatEncoder:
         # Many published tokenizers have no padding token. Any id will do: nothing sees padding, nothing learns it.
         self.padding = int(self.stop_token if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
+    @property
+    def stop_tokens(self) -> list[int]:
+        """Ids that end an answer: of a turn, and of a document where the tokenizer has one."""
+        end: Any = self.tokenizer.eos_token_id
+        return [self.stop_token] if end is None else list(dict.fromkeys([self.stop_token, int(end)]))
+
     def encode(self, messages: Messages) -> tuple[np.ndarray, np.ndarray]:
         """(ids, whether the assistant generates each), both (n,).
 
@@ -62,22 +68,23 @@ class ChatEncoder:
         )
         return list(rendered["input_ids"])
 
-    def segment(self, messages: Messages, max_length: int, too_long: TooLong) -> tuple[Segment | str, bool]:
-        """(the conversation as a segment of at most `max_length` tokens, or why it is left out; whether it was cut).
+    def segments(self, messages: Messages, max_length: int, too_long: TooLong) -> tuple[list[Segment] | str, bool]:
+        """(segments of at most `max_length` tokens, or why the conversation is left out; whether it was too long).
 
+        One segment, but for `split`: there each token the assistant generates is learned once, whatever the length; a
+        later piece sees the token before it and nothing earlier, and pieces without the assistant are left out.
         Reasons: `too_long`, `nothing_to_learn` (no assistant message, or none within the length).
         """
         ids, learned = self.encode(messages)
-        cut = len(ids) > max_length + 1
-        if cut and too_long == "skip":
+        over = len(ids) > max_length + 1
+        if over and too_long == "skip":
             return "too_long", False
-        ids, learned = ids[: max_length + 1], learned[: max_length + 1]
-        if not learned[1:].any():
-            return "nothing_to_learn", False
-        return Segment.from_ids(ids, learned), cut
+        starts = range(0, max(1, len(ids) - 1), max_length) if too_long == "split" else range(1)
+        pieces = [slice(start, start + max_length + 1) for start in starts]
+        found = [Segment.from_ids(ids[piece], learned[piece]) for piece in pieces if learned[piece][1:].any()]
+        return (found, over) if found else ("nothing_to_learn", False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Generated ids as text, up to the first token that ends a turn or a document."""
-        ends = {self.stop_token, self.tokenizer.eos_token_id}
-        end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        end = next((place for place, token in enumerate(ids) if token in self.stop_tokens), len(ids))
         return str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))

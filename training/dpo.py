@@ -8,23 +8,21 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
 from core.config import RUNTIME, InputPath
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
 from core.statistics import proportion
-from training import metrics, replay
+from training import kto, metrics, replay
 from training.batch import Batch
 from training.examples import Examples, PackedExamples, conversations, preference_pairs
-from training.feedback import Feedback
 from training.launch import launch
 from training.model import count_parameters
 from training.optimizer import OptimizerConfig
-from training.order import samples
 from training.precision import Precision
 from training.preference import Preference, PreferenceConfig, answer_log_probabilities
+from training.reference import log_probabilities, reference
 from training.replay import ReplayConfig
 from training.report import curves, left_out, training_report
 from training.trainer import Trainer
@@ -35,8 +33,16 @@ from training.world import World
 class DpoConfig(TuneConfig):
     """Direct preference optimisation."""
 
-    preferences: InputPath = Field(description="Parquet with the columns prompt, chosen and rejected: training pairs")
-    heldout: InputPath = Field(description="the same for held-out pairs; those with one document_id vary together")
+    preferences: InputPath = Field(
+        description="training pairs: prompt, chosen and rejected, or two conversations that begin alike; for loss kto "
+        "also prompt, response (or completion) and label"
+    )
+    heldout: InputPath = Field(description="the same, held out; rows with one document_id vary together")
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="columns of other tables, as {prompt: ask, chosen: good, rejected: bad}, or {prompt: ask, "
+        "response: reply, label: liked}; maybe system",
+    )
     preference: PreferenceConfig = Field(PreferenceConfig(), description="the loss")
     replay: ReplayConfig | None = Field(None, description="conversations in each batch against forgetting; none: off")
     reference: Literal["precomputed", "adapter_off"] = Field(
@@ -50,6 +56,8 @@ class DpoConfig(TuneConfig):
     def _has_reference(self) -> "DpoConfig":
         if self.reference == "adapter_off" and self.method != "lora":
             raise ValueError("reference: adapter_off needs method: lora; a full fine-tune has no adapter to switch off")
+        if self.preference.loss == "kto" and (self.reference == "adapter_off" or self.replay):
+            raise ValueError("loss kto takes a precomputed reference and no replay; leave the two settings out")
         return self
 
 
@@ -80,35 +88,10 @@ class _WithAdapterOff(Preference):
             return found.view(-1, self.segments)[:, :2]
 
 
-@torch.no_grad()
-def pair_log_probabilities(
-    model: nn.Module,
-    pairs: PackedExamples,
-    asked: Sequence[int],
-    world: World,
-    precision: Precision,
-    feedback: Feedback | None = None,
-) -> torch.Tensor:
-    """log p(answer | prompt) of the pairs `asked`, without dropout: (pairs, 2), chosen first, 0 elsewhere. Collective.
-
-    `feedback` shows how far the reference is.
-    """
-    training = model.training
-    model.eval()
-    known = torch.zeros(len(pairs.units), 2, dtype=torch.float64)
-    done = 0
-    for numbers, batch in pairs.batches(asked, world.rank, world.size):
-        found, _ = answer_log_probabilities(model, batch.to(world.device), precision)
-        known[numbers] = found.cpu().double().view(-1, 2)
-        done += len(numbers)
-        if feedback is not None:
-            feedback.update("reference", min(done * world.size, len(asked)), len(asked), "pairs")
-    model.train(training)
-    return world.sum_(known.to(world.device)).float().cpu()
-
-
 def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
     """One training process."""
+    if config.preference.loss == "kto":
+        return kto.work(config, directory, world)
     tuned = Tuned(config, world)
     tables = _read(config, tuned)
     train, held_out = tables["train"], tables["heldout"]
@@ -126,7 +109,7 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
 
     def validate() -> dict[str, float]:
         everything = range(len(held_out.units))
-        log_p_P2 = pair_log_probabilities(tuned.model, held_out_pairs, everything, world, trainer.precision)
+        log_p_P2 = log_probabilities(tuned.model, held_out_pairs, everything, world, trainer.precision)
         scores.update(Preference(config.preference).scores(log_p_P2, tokens_P2, reference_P2))
         return {f"validation_{name}": float(values.double().mean()) for name, values in scores.items()}
 
@@ -142,7 +125,9 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
         evaluate=validate,
         evaluate_every=config.evaluate_every,
     )
-    pairs.reference, reference_P2 = _references(config, tuned, train, held_out, trainer, world)
+    pairs.reference, reference_P2 = reference(
+        tuned, train, held_out, trainer, world, training=config.reference == "precomputed"
+    )
     tokens_P2 = torch.tensor([[segment.learned for segment in unit] for unit in held_out.units])
     last = trainer.run()
     if not scores:  # a run that was killed after its last step
@@ -171,36 +156,28 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
 def _read(config: DpoConfig, tuned: Tuned) -> dict[str, Examples]:
     """Training pairs, held-out pairs and, where some are replayed, conversations."""
     paths = {"train": config.preferences, "heldout": config.heldout}
-    tables = {name: preference_pairs(path, tuned.encoder, config.max_length) for name, path in paths.items()}
+    tables = {
+        name: preference_pairs(path, tuned.encoder, config.max_length, config.fields) for name, path in paths.items()
+    }
     if config.replay is not None:
         tables["replay"] = conversations(config.replay.conversations, tuned.encoder, config.max_length, "skip")
     return tables
 
 
-def _references(
-    config: DpoConfig, tuned: Tuned, train: Examples, held_out: Examples, trainer: Trainer, world: World
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """log p under the reference of the training pairs that the run will come to, and of all held-out pairs."""
-    first = len(train.units)
-    asked = list(range(first, first + len(held_out.units)))
-    if config.reference == "precomputed":
-        wanted = min(trainer.steps * config.batch_size, first)
-        asked = [*sorted(samples(first, config.seed, 0, wanted)), *asked]
-    both = [*train.units, *held_out.units]
-    packed = PackedExamples(both, config.seed, config.micro_batch, 2 * config.max_length, tuned.encoder.padding)
-    with tuned.before_tuning() as base:
-        known_P2 = pair_log_probabilities(base, packed, asked, world, trainer.precision, trainer.feedback)
-    return known_P2[:first] if config.reference == "precomputed" else None, known_P2[first:]
-
-
 def dpo(config: DpoConfig, run: Run) -> Manifest:
-    """Preference pairs to an adapter and a checkpoint."""
+    """Preference pairs, or labelled answers, to an adapter and a checkpoint."""
     encoder = check(config)
+    if config.preference.loss == "kto":
+        kto.announce(config, run, encoder)
+        return kto.commit(run, launch(config, run, __name__))
     for path in (config.preferences, config.heldout):
-        _announce(run, path, "pairs", preference_pairs(path, encoder, config.max_length))
+        found = preference_pairs(path, encoder, config.max_length, config.fields)
+        run.log.info("%s", found.told(path, "pairs"))
     if config.replay is not None:
         path = config.replay.conversations
-        _announce(run, path, "conversations to replay", conversations(path, encoder, config.max_length, "skip"))
+        run.log.info(
+            "%s", conversations(path, encoder, config.max_length, "skip").told(path, "conversations to replay")
+        )
     result = launch(config, run, __name__)
     last, accuracies = result["last"], result["accuracies"]
     found_metrics = {
@@ -228,11 +205,6 @@ def dpo(config: DpoConfig, run: Run) -> Manifest:
     }
     report = _report(run, result, found_metrics)
     return run.commit(counts=counts, metrics=found_metrics | {"headline": headline}, report=report)
-
-
-def _announce(run: Run, path: str, kind: str, found: Examples) -> None:
-    skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
-    run.log.info("%s: %s %s%s", path, f"{len(found.units):,}", kind, f"; left out: {skipped}" if skipped else "")
 
 
 def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:

@@ -4,13 +4,22 @@ import math
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from core.config import Config
 from training import metrics
 from training.world import World
 
 _BEST = ".best.safetensors"
+
+
+class EarlyStoppingConfig(Config):
+    """When training ends before its last step."""
+
+    every: int = Field(gt=0, description="steps between held-out losses")
+    patience: int = Field(3, gt=0, description="of them without a lower one after which training ends")
 
 
 class EarlyStopping:

@@ -99,7 +99,7 @@ def greedy(
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=[encoder.stop_token, encoder.tokenizer.eos_token_id],
+        eos_token_id=encoder.stop_tokens,
         pad_token_id=padding,
     )
     model.train(training)

@@ -13,27 +13,35 @@ from core.errors import UserError
 from core.rows import read_rows
 from training.batch import Batch, Segment, Unit, collate, pack
 from training.chat import ChatEncoder, TooLong
-from training.order import samples
-from training.shapes import Fields, Row, conversation_rows, preference_rows
+from training.order import permutation, samples
+from training.shapes import Fields, Row, answer_rows, conversation_rows, preference_rows
+
+Chat = list[dict[str, str]]
 
 
 @dataclass
 class Examples:
-    """Units ready for packing, the row that each came from, and why the other rows were left out."""
+    """Units ready for packing, the rows they came from, and why the other rows were left out."""
 
     units: list[Unit] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    """One for each unit, but where long conversations are split into several."""
     skipped: Counter[str] = field(default_factory=Counter)
-    truncated: int = 0
-    """Units whose end was cut off."""
+    too_long: int = 0
+    """Rows whose end was cut off, or that were split."""
 
-    def add(self, row: Row, unit: Unit | str) -> None:
-        """Take a unit, or count the reason why there is none."""
-        if isinstance(unit, str):
-            self.skipped[unit] += 1
+    def add(self, row: Row, units: Sequence[Unit] | str) -> None:
+        """Take the units of a row, or count the reason why there are none."""
+        if isinstance(units, str):
+            self.skipped[units] += 1
         else:
-            self.units.append(unit)
+            self.units += units
             self.rows.append(row)
+
+    def told(self, path: str, kind: str) -> str:
+        """A line for the log: how many there are, and what was left out."""
+        left_out = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in self.skipped.items())
+        return f"{path}: {len(self.rows):,} {kind}{f'; left out: {left_out}' if left_out else ''}"
 
     def require(self, path: str) -> "Examples":
         """Raises UserError when nothing is left."""
@@ -46,13 +54,13 @@ class Examples:
 def conversations(
     path: str, encoder: ChatEncoder, max_length: int, too_long: TooLong, fields: Fields | None = None
 ) -> Examples:
-    """Rows of any shape that `shapes` knows; each becomes one segment."""
+    """Rows of any shape that `shapes` knows; each becomes one segment, or several where long ones are split."""
     found = Examples()
     for number, row in enumerate(conversation_rows(read_rows(path), path, fields)):
         messages = _messages(row["messages"], f"{path}, row {number}: messages")
-        segment, cut = encoder.segment(messages, max_length, too_long) if messages else ("nothing_to_learn", False)
-        found.add(row, segment if isinstance(segment, str) else [segment])
-        found.truncated += cut
+        segments, over = encoder.segments(messages, max_length, too_long) if messages else ("nothing_to_learn", False)
+        found.add(row, segments if isinstance(segments, str) else [[segment] for segment in segments])
+        found.too_long += over
     return found.require(path)
 
 
@@ -64,7 +72,8 @@ def preference_pairs(path: str, encoder: ChatEncoder, max_length: int, fields: F
     """
     found = Examples()
     for number, row in enumerate(preference_rows(read_rows(path), path, fields)):
-        found.add(row, _pair(row, f"{path}, row {number}", encoder, max_length))
+        pair = _pair(row, f"{path}, row {number}", encoder, max_length)
+        found.add(row, pair if isinstance(pair, str) else [pair])
     return found.require(path)
 
 
@@ -77,27 +86,76 @@ def _pair(row: Row, where: str, encoder: ChatEncoder, max_length: int) -> Unit |
         return "empty_answer"
     if chosen == rejected:
         return "equal_answers"
-    context = len(encoder.prompt(prompt))
     segments: list[Segment] = []
     for answer in (chosen, rejected):
-        ids, learned = encoder.encode([*prompt, *answer])
-        if len(ids) > max_length + 1:
+        segment = _answered(prompt, answer, encoder)
+        if isinstance(segment, str):
+            return segment
+        if len(segment) > max_length:
             return "too_long"
-        learned[: min(context, len(learned))] = False  # earlier assistant turns are context here
-        if not learned.any():
-            return "nothing_to_learn"
-        segments.append(Segment.from_ids(ids, learned))
+        segments.append(segment)
     return segments
 
 
-def _answer(value: Any, where: str) -> list[dict[str, str]]:
-    """An answer given as text or as messages."""
-    if isinstance(value, str):
-        return [{"role": "assistant", "content": value}] if value else []
-    return _messages(value, where)
+def labelled_answers(
+    path: str, encoder: ChatEncoder, max_length: int, seed: int, fields: Fields | None = None
+) -> Examples:
+    """Rows with prompt, answer and label, or pairs taken apart; each becomes its answer and a mismatched one.
+
+    The mismatched segment is the row's prompt with the answer of another row, for an estimate of how far the policy
+    is from its reference (KTO). It is cut at `max_length`; an answer of its own that is too long is skipped. The
+    labels are under `desirable` in the rows. Raises UserError when there are no two answers.
+    """
+    found = Examples()
+    texts: list[tuple[Chat, Chat]] = []
+    answers: list[Segment] = []
+    for number, row in enumerate(answer_rows(read_rows(path), path, fields)):
+        where = f"{path}, row {number}"
+        prompt, answer = _messages(row["prompt"], f"{where}: prompt"), _answer(row["answer"], f"{where}: answer")
+        segment = _answered(prompt, answer, encoder) if prompt and answer else "empty_answer" if prompt else None
+        if segment is None or isinstance(segment, str) or len(segment) > max_length:
+            found.skipped[segment if isinstance(segment, str) else "too_long" if segment else "empty_prompt"] += 1
+            continue
+        texts.append((prompt, answer))
+        answers.append(segment)
+        found.rows.append(row)
+    found.units = [[answer] for answer in answers]
+    found.require(path)
+    if len(answers) < 2:
+        raise UserError(f"{path}: holds one usable answer; an estimate from mismatched answers needs at least two")
+    for at, other in enumerate(_mismatches([prompt for prompt, _ in texts], seed)):
+        mismatched = _answered(texts[at][0], texts[other][1], encoder)
+        assert isinstance(mismatched, Segment)
+        cut = Segment(mismatched.tokens[:max_length], mismatched.labels[:max_length])
+        found.units[at] = [answers[at], cut]
+    return found
 
 
-def _messages(value: Any, where: str) -> list[dict[str, str]]:
+def _mismatches(prompts: Sequence[Chat], seed: int) -> list[int]:
+    """For each row another one: the next in a cycle of all rows, the first there with another prompt if there is."""
+    order = permutation(len(prompts), seed, 0).tolist()
+    place = {row: at for at, row in enumerate(order)}
+    found = []
+    for row, prompt in enumerate(prompts):
+        others = (order[(place[row] + step) % len(order)] for step in range(1, len(order)))
+        found.append(next((other for other in others if prompts[other] != prompt), order[place[row] - 1]))
+    return found
+
+
+def _answered(prompt: Chat, answer: Chat, encoder: ChatEncoder) -> Segment | str:
+    """Prompt and answer as one segment; earlier assistant turns are context and carry no loss."""
+    ids, learned = encoder.encode([*prompt, *answer])
+    learned[: min(len(encoder.prompt(prompt)), len(learned))] = False
+    return Segment.from_ids(ids, learned) if learned.any() else "nothing_to_learn"
+
+
+def _answer(value: Any, where: str) -> Chat:
+    """An answer given as text or as messages; nothing when it says nothing."""
+    said = _messages([{"role": "assistant", "content": value}] if isinstance(value, str) else value, where)
+    return said if any(message["content"].strip() for message in said) else []
+
+
+def _messages(value: Any, where: str) -> Chat:
     """Messages as the chat template wants them, none for a null. Raises UserError when they are something else."""
     messages = [] if value is None else value
     if not isinstance(messages, list) or not all(

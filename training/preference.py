@@ -20,8 +20,10 @@ from training.replay import ReplayConfig
 class PreferenceConfig(Config):
     """The preference loss."""
 
-    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = Field(
-        "sigmoid", description="DPO's own, its unbiased form for noisy labels, hinge (SLiC, RSO), or IPO's square"
+    loss: Literal["sigmoid", "robust", "hinge", "ipo", "kto"] = Field(
+        "sigmoid",
+        description="DPO's own, its unbiased form for noisy labels, hinge (SLiC, RSO), IPO's square, or KTO, "
+        "which needs no pairs",
     )
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference model; IPO's tau")
     label_smoothing: float = Field(
@@ -31,11 +33,17 @@ class PreferenceConfig(Config):
     sft_weight: float = Field(
         0.0, ge=0, description="weight of the chosen answer's own loss per token (RPO, arXiv:2404.19733, eq. 1)"
     )
+    desirable_weight: float = Field(1.0, gt=0, description="kto: weight of desirable answers, lambda_D")
+    undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of undesirable answers, lambda_U")
 
     @model_validator(mode="after")
-    def _smooths_what_can_be(self) -> "PreferenceConfig":
+    def _settings_go_together(self) -> "PreferenceConfig":
         if self.label_smoothing and self.loss not in {"sigmoid", "robust"}:
             raise ValueError(f"label_smoothing goes with loss sigmoid or robust, not with {self.loss}")
+        if self.loss == "kto" and (self.length_normalized or self.sft_weight):
+            raise ValueError("length_normalized and sft_weight go with losses of pairs, not with kto")
+        if self.loss != "kto" and (self.desirable_weight, self.undesirable_weight) != (1.0, 1.0):
+            raise ValueError(f"desirable_weight and undesirable_weight go with loss kto, not with {self.loss}")
         return self
 
 

@@ -12,10 +12,12 @@ from core.run import Run
 from core.stage import Stage
 from training import metrics
 from training.chat import TooLong
+from training.early_stopping import EarlyStopping, EarlyStoppingConfig
 from training.exact_match import constant_guess, exact_match, questions
 from training.examples import PackedExamples, conversations
 from training.launch import launch
 from training.model import bare, count_parameters
+from training.neftune import NoisyNextToken
 from training.objectives import NextToken
 from training.optimizer import OptimizerConfig
 from training.order import permutation
@@ -40,9 +42,17 @@ class SftConfig(TuneConfig):
     fields: dict[str, str] = Field(
         default_factory=dict, description="columns of other tables, as {prompt: ask, response: reply}; maybe system"
     )
-    too_long: TooLong = Field("skip", description="skip conversations over max_length, or cut their end off; counted")
+    too_long: TooLong = Field(
+        "skip", description="conversations over max_length: skip them, cut their end off, or split them; counted"
+    )
     optimizer: OptimizerConfig = Field(OptimizerConfig(learning_rate=2e-4, weight_decay=0.0), description="AdamW")
     evaluate_every: Annotated[int, RUNTIME] = Field(0, ge=0, description="steps between held-out losses; 0: at the end")
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="end when held-out loss no longer falls, and keep the best weights; null: train to the end"
+    )
+    neftune_alpha: float = Field(
+        0.0, ge=0, description="noise on the embeddings in training, 5 to 15 (NEFTune, arXiv:2310.05914); 0: none"
+    )
     exact_match_prompts: int = Field(400, ge=0, description="held-out prompts that are answered at the end, at most")
     max_new_tokens: int = Field(48, gt=0, description="longest answer to a held-out prompt")
 
@@ -53,9 +63,11 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
     encoder, padding = tuned.encoder, tuned.encoder.padding
     train = conversations(config.conversations, encoder, config.max_length, config.too_long, config.fields)
     held_out = conversations(config.heldout, encoder, config.max_length, config.too_long, config.fields)
-    objective = NextToken()
+    objective = NoisyNextToken(tuned.model, config.neftune_alpha) if config.neftune_alpha else NextToken()
     fixed = PackedExamples(held_out.units, config.seed, config.micro_batch, config.max_length, padding)
     held_out_batches = [batch for _, batch in fixed.batches(range(len(held_out.units)))]
+    early = config.early_stopping
+    stopping = EarlyStopping(early.patience, directory, tuned.model, world) if early else None
 
     def validate() -> dict[str, float]:
         return {"validation_loss": evaluate(tuned.model, objective, held_out_batches, world, trainer.precision)["loss"]}
@@ -70,9 +82,11 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
         length=config.max_length,
         steps=config.steps_for(len(train.units)),
         evaluate=validate,
-        evaluate_every=config.evaluate_every,
+        evaluate_every=early.every if early else config.evaluate_every,
+        stopping=stopping,
     )
     last = trainer.run()
+    best = stopping.restore() if stopping is not None else None
     chosen = permutation(len(held_out.rows), config.seed, 0)[: config.exact_match_prompts]
     asked = questions([held_out.rows[int(i)] for i in sorted(chosen)], encoder)
     after, answers = exact_match(
@@ -94,9 +108,11 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
     world.barrier()
     return {
         "last": last,
+        "best": best or [last.get("step"), last.get("validation_loss")],
+        "stopped_early": last.get("step", 0) < trainer.steps,
         "examples": {"train": len(train.units), "heldout": len(held_out.units)},
         "skipped": {"train": train.skipped, "heldout": held_out.skipped},
-        "truncated": {"train": train.truncated, "heldout": held_out.truncated},
+        "too_long": {"train": train.too_long, "heldout": held_out.too_long},
         "exact_match": {"base": before, "tuned": after, "constant": constant_guess(train.rows, asked)},
         "answers": [
             [question.task, question.text, question.answer, answer]
@@ -113,16 +129,12 @@ def sft(config: SftConfig, run: Run) -> Manifest:
     encoder = check(config)
     for path in (config.conversations, config.heldout):
         found = conversations(path, encoder, config.max_length, config.too_long, config.fields)
-        skipped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.skipped.items())
-        run.log.info(
-            "%s: %s conversations, %s of them cut%s",
-            path,
-            f"{len(found.units):,}",
-            f"{found.truncated:,}",
-            f", skipped: {skipped}" if skipped else "",
-        )
+        cut = {"skip": "cut", "truncate": "cut", "split": "split"}[config.too_long]
+        run.log.info("%s", found.told(path, f"conversations, {found.too_long:,} of them {cut}"))
     result = launch(config, run, __name__)
-    last = result["last"]
+    last, (best_step, best_loss) = result["last"], result["best"]
+    if best_step < last["step"] or result["stopped_early"]:
+        run.log.info("stopped at step %s; the weights are those of step %s", f"{last['step']:,}", f"{best_step:,}")
     match: Mapping[str, Mapping[str, float]] = result["exact_match"]
     headline = [
         f"exact match on held-out prompts, {task}: base {match['base'].get(task, 0.0):.3f}, tuned {share:.3f}, "
@@ -137,10 +149,12 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         "skipped_steps": last["skipped"],
         "examples": result["examples"],
         "skipped_examples": result["skipped"],
-        "truncated_examples": result["truncated"],
+        "split_examples" if config.too_long == "split" else "truncated_examples": result["too_long"],
     }
     found_metrics = {
-        "validation_loss": last["validation_loss"],
+        "validation_loss": best_loss,
+        "best_step": best_step,
+        "stopped_early": result["stopped_early"],
         "training_loss": last["loss"],
         "exact_match": match["tuned"],
         "exact_match_base": match["base"],
@@ -158,13 +172,15 @@ def _report(run: Run, result: Mapping[str, Any]) -> Any:
         "exact match, held out": match["tuned"]["all"],
         "the same, base model": match["base"]["all"],
         "best constant guess": match["constant"]["all"],
-        "held-out loss": last["validation_loss"],
+        "held-out loss": result["best"][1],
         "training loss": last["loss"],
         "conversations": result["examples"]["train"],
         "trainable parameters": result["trainable"],
         "precision": result["precision"],
     }
     summary = f"{last['step']:,} steps, {last['tokens']:,} tokens, loss on the assistant's tokens"
+    if result["best"][0] < last["step"]:
+        summary += f"; the weights are those of step {result['best'][0]:,}, whose held-out loss was lowest"
     report = training_report("Supervised fine-tuning", summary, facts, metrics.read(run.directory))
     rows = [[task, *(match[name].get(task, 0.0) for name in ("base", "tuned", "constant"))] for task in match["tuned"]]
     report.table("Exact match by task", ["task", "base", "tuned", "best constant guess"], rows, _GUESS)

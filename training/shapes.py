@@ -1,6 +1,7 @@
-"""The shapes in which conversations and preference pairs are published, recognised by their columns.
+"""The shapes in which conversations, preference pairs and labelled answers are published, told by their columns.
 
-Each row becomes `messages`, or `prompt` (messages), `chosen` and `rejected`; its other columns stay as they are.
+Each row becomes `messages`; `prompt` (messages), `chosen` and `rejected`; or `prompt`, `answer` and `desirable`. Its
+other columns stay as they are.
 """
 
 import re
@@ -14,7 +15,8 @@ Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
 Reader = Callable[[Row], Any]
 Fields = Mapping[str, str]
-"""Role -> column, for tables of no known shape: prompt and response, or prompt, chosen and rejected; maybe system."""
+"""Role -> column, for tables of no known shape: prompt and response, maybe label, or prompt, chosen and rejected; maybe
+system."""
 
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -22,24 +24,42 @@ _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 def conversation_rows(rows: Sequence[Row], where: str, fields: Fields | None = None) -> list[Row]:
     """Rows with `messages`. Raises UserError when the columns are of no known shape."""
-    if fields:
-        read: Reader | None = _mapped(fields, ("prompt", "response"), rows[0], where)
-    else:
-        read = _recognise(rows[0], _CONVERSATIONS)
+    roles = ("prompt", "response")
+    read = _mapped(fields, roles, rows[0], where) if fields else _recognise(rows[0], _CONVERSATIONS)
     if read is None:
-        raise UserError(_unknown(rows[0], where, "prompt, response", _CONVERSATIONS))
+        raise UserError(_unknown(rows[0], where, roles, _CONVERSATIONS))
     return [{**row, "messages": read(row)} for row in rows]
 
 
 def preference_rows(rows: Sequence[Row], where: str, fields: Fields | None = None) -> list[Row]:
     """Rows with `prompt`, `chosen`, `rejected`. Raises UserError when the columns are of no known shape."""
-    if fields:
-        read: Reader | None = _mapped(fields, ("prompt", "chosen", "rejected"), rows[0], where)
-    else:
-        read = _recognise(rows[0], _PREFERENCES)
+    roles = ("prompt", "chosen", "rejected")
+    read = _mapped(fields, roles, rows[0], where) if fields else _recognise(rows[0], _PREFERENCES)
     if read is None:
-        raise UserError(_unknown(rows[0], where, "prompt, chosen, rejected", _PREFERENCES))
+        raise UserError(_unknown(rows[0], where, roles, _PREFERENCES))
     return [{**row, **read(row)} for row in rows]
+
+
+def answer_rows(rows: Sequence[Row], where: str, fields: Fields | None = None) -> list[Row]:
+    """Rows with `prompt`, `answer`, `desirable`: labelled answers, or pairs taken apart.
+
+    Raises UserError when the columns are of no known shape, or a label is neither true nor false.
+    """
+    if fields and "label" in fields:
+        read: Reader | None = _mapped(fields, ("prompt", "response", "label"), rows[0], where)
+    else:
+        read = None if fields else _recognise(rows[0], _LABELLED)
+    if read is not None:
+        found: list[Row] = [{**row, **read(row)} for row in rows]
+        for number, row in enumerate(found):
+            if row["desirable"] not in (True, False):  # 1 and 0 as well
+                raise UserError(f"{where}, row {number}: its label is {row['desirable']!r}, neither true nor false")
+        return found
+    if not fields and _recognise(rows[0], _PREFERENCES) is None:
+        raise UserError(_unknown(rows[0], where, ("prompt", "response", "label"), {**_LABELLED, **_PREFERENCES}))
+    sides = (("chosen", True), ("rejected", False))
+    pairs = preference_rows(rows, where, fields)
+    return [{**pair, "answer": pair[side], "desirable": good} for pair in pairs for side, good in sides]
 
 
 # --- conversations ------------------------------------------------------------------------------------------------
@@ -121,6 +141,19 @@ _PREFERENCES: Mapping[tuple[str, ...], Reader] = {
 }
 
 
+# --- labelled answers ---------------------------------------------------------------------------------------------
+
+
+def _labelled(answer: str) -> Reader:
+    return lambda row: {"prompt": _as_messages(row["prompt"]), "answer": row[answer], "desirable": row["label"]}
+
+
+_LABELLED: Mapping[tuple[str, ...], Reader] = {
+    ("prompt", "completion", "label"): _labelled("completion"),
+    ("prompt", "response", "label"): _labelled("response"),
+}
+
+
 # --- telling them apart -------------------------------------------------------------------------------------------
 
 
@@ -137,24 +170,27 @@ def _mapped(fields: Fields, roles: Sequence[str], row: Row, where: str) -> Reade
     if absent:
         raise UserError(f"{where}: fields names {absent[0]}, which is no column; there are: {', '.join(row)}")
     system = fields.get("system")
-    if "response" in roles:
-        return lambda row: _turn(row[fields["prompt"]], row[fields["response"]], row[system] if system else None)
 
-    def read(row: Row) -> Row:
-        before = [{"role": "system", "content": row[system]}] if system and row[system] else []
-        prompt = _as_messages(row[fields["prompt"]])
-        return {
-            "prompt": [*before, *prompt] if isinstance(prompt, list) else prompt,
-            "chosen": row[fields["chosen"]],
-            "rejected": row[fields["rejected"]],
-        }
+    def read(row: Row) -> Any:
+        picked = {role: row[fields[role]] for role in roles}
+        instruction = row[system] if system else None
+        if tuple(roles) == ("prompt", "response"):
+            return _turn(picked["prompt"], picked["response"], instruction)
+        before = [{"role": "system", "content": instruction}] if instruction else []
+        prompt = _as_messages(picked.pop("prompt"))
+        picked["prompt"] = [*before, *prompt] if isinstance(prompt, list) else prompt
+        if "label" in picked:
+            return {"prompt": picked["prompt"], "answer": picked["response"], "desirable": picked["label"]}
+        return picked
 
     return read
 
 
-def _unknown(row: Row, where: str, roles: str, shapes: Mapping[tuple[str, ...], Any]) -> str:
+def _unknown(row: Row, where: str, roles: Sequence[str], shapes: Mapping[tuple[str, ...], Any]) -> str:
+    """Names the columns, the known shapes, and the setting that maps the columns, with a guess at it."""
     known = "; ".join(" + ".join(columns) for columns in shapes)
-    mapping = ", ".join(f"{role.strip()}: COLUMN" for role in roles.split(","))
-    return (
-        f"{where}: its columns ({', '.join(row)}) are none of: {known}; say which they are with fields: {{{mapping}}}"
-    )
+    labels = (column for column, value in row.items() if isinstance(value, bool))
+    texts = (column for column, value in row.items() if isinstance(value, str | list))
+    guess = {role: next(labels if role == "label" else texts, "COLUMN") for role in roles}
+    mapping = ", ".join(f"{role}: {column}" for role, column in guess.items())
+    return f"{where}: its columns ({', '.join(row)}) are none of: {known}; say which they are, as fields: {{{mapping}}}"

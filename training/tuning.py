@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from core import checkpoint
 from core.config import InputPath
 from core.errors import UserError
-from training import export, lora
+from training import export, lora, precision
 from training.chat import ChatEncoder
 from training.lora import LoraSettings
 from training.model import bare
@@ -41,8 +42,14 @@ class Tuned:
     def __init__(self, config: TuneConfig, world: World) -> None:
         self.config = config
         self.encoder = ChatEncoder(checkpoint.load_tokenizer(config.checkpoint))
-        base: Any = checkpoint.load_model(config.checkpoint)
-        base.to(world.device)
+        self.quantized = config.method == "lora" and config.lora.base == "nf4"
+        if self.quantized:
+            products = precision.resolve(config.precision, config.bf16_path).name
+            compute = torch.bfloat16 if products == "bf16 native" else torch.float32
+            base: Any = lora.load_nf4(config.checkpoint, compute, world.device)
+        else:
+            base = checkpoint.load_model(config.checkpoint)
+            base.to(world.device)
         self.model: Any = lora.attach(base, config.lora, config.seed) if config.method == "lora" else base
 
     @property
@@ -62,14 +69,20 @@ class Tuned:
             yield original.to(self.transformer.device)
 
     def save(self, directory: Path) -> None:
-        """Write `adapter/` (LoRA) and the whole `checkpoint/`. Called on one rank, last: it uses up the model."""
+        """Write `adapter/` (LoRA) and the whole `checkpoint/`. Called on one rank, last: it uses up the model.
+
+        An adapter trained on a 4-bit base is merged into the checkpoint as it was: rounded to 4 bits again, most of
+        the update would be gone.
+        """
         self.model.cpu()
         whole = self.model
         if self.config.method == "lora":
-            lora.save(self.model, directory, self.config.checkpoint)
+            adapter = lora.save(self.model, directory, self.config.checkpoint)
+            if self.quantized:
+                base = checkpoint.load_model(self.config.checkpoint)
+                self.model = lora.load(base, adapter, self.config.checkpoint)
             whole = lora.merge(self.model)
-        tokenizer = self.encoder.tokenizer
-        export.save(whole, tokenizer, directory, [self.encoder.stop_token, tokenizer.eos_token_id])
+        export.save(whole, self.encoder.tokenizer, directory, self.encoder.stop_tokens)
 
 
 def check(config: TuneConfig) -> ChatEncoder:

@@ -51,7 +51,7 @@ def test_every_turn_ends_with_a_learned_stop_token(encoder, tokenizer):
     for pad in (tokenizer.pad_token, tokenizer.eos_token, "<|im_end|>", None):
         tokenizer.pad_token = pad
         again = ChatEncoder(tokenizer)
-        segment, _ = again.segment(TWO_TURNS, 500, "skip")
+        (segment,), _ = again.segments(TWO_TURNS, 500, "skip")
         assert (segment.labels == again.stop_token).sum() == 2
         assert again.stop_token == tokenizer.convert_tokens_to_ids("<|im_end|>")
         assert isinstance(again.padding, int)
@@ -90,17 +90,19 @@ def test_templates_that_would_train_on_nothing_or_never_stop_are_refused(tokeniz
     with pytest.raises(UserError, match=complaint) as caught:
         ChatEncoder(tokenizer)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(tokenizer.name_or_path), "names the template's tokenizer"
 
 
 def test_a_conversation_that_is_too_long_is_skipped_or_cut_and_told(encoder):
     ids, learned = encoder.encode(TWO_TURNS)
     whole = len(ids) - 1
     for length in range(1, whole + 2):
-        assert (encoder.segment(TWO_TURNS, length, "skip")[0] == "too_long") == (length < whole)
-        segment, cut = encoder.segment(TWO_TURNS, length, "truncate")
+        assert (encoder.segments(TWO_TURNS, length, "skip")[0] == "too_long") == (length < whole)
+        found, cut = encoder.segments(TWO_TURNS, length, "truncate")
         if not learned[1 : length + 1].any():
-            assert (segment, cut) == ("nothing_to_learn", False)
+            assert (found, cut) == ("nothing_to_learn", False)
             continue
+        (segment,) = found
         assert cut == (length < whole)
         assert len(segment) == min(length, whole)
         assert segment.tokens.tolist() == ids[: len(segment)].tolist()
@@ -108,8 +110,19 @@ def test_a_conversation_that_is_too_long_is_skipped_or_cut_and_told(encoder):
         assert segment.labels.tolist() == expected.tolist()
 
 
+def test_a_split_conversation_loses_no_token_of_the_assistant_and_repeats_none(encoder):
+    ids, learned = encoder.encode(TWO_TURNS)
+    for length in range(1, len(ids) + 1):
+        pieces, over = encoder.segments(TWO_TURNS, length, "split")
+        assert over == (len(ids) > length + 1)
+        assert max(len(piece) for piece in pieces) <= length
+        assert np.concatenate([p.labels[p.labels >= 0] for p in pieces]).tolist() == ids[1:][learned[1:]].tolist()
+        before = np.concatenate([p.tokens[p.labels >= 0] for p in pieces]).tolist()
+        assert before == ids[:-1][learned[1:]].tolist(), "each is predicted from the token before it"
+
+
 def test_a_conversation_without_the_assistant_teaches_nothing(encoder):
-    assert encoder.segment(TWO_TURNS[:2], 500, "skip") == ("nothing_to_learn", False)
+    assert encoder.segments(TWO_TURNS[:2], 500, "skip") == ("nothing_to_learn", False)
 
 
 def test_answers_are_decoded_up_to_the_end_of_the_turn(encoder, tokenizer):

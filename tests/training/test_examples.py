@@ -9,7 +9,7 @@ from core.errors import UserError
 from tests.training.fixtures import conversation
 from training.batch import Segment
 from training.chat import ChatEncoder
-from training.examples import PackedExamples, conversations, preference_pairs
+from training.examples import PackedExamples, conversations, labelled_answers, preference_pairs
 from training.linear_cross_entropy import IGNORED
 from training.order import samples
 
@@ -31,22 +31,62 @@ def test_conversations_left_out_are_counted_with_their_reason(encoder, tmp_path)
     skipping, cutting = (conversations(path, encoder, 60, way) for way in ("skip", "truncate"))
     assert [row["messages"] for row in skipping.rows] == [rows[0]]
     assert skipping.skipped == {"too_long": 2, "nothing_to_learn": 3}
-    assert skipping.truncated == 0
+    assert skipping.too_long == 0
     assert [row["messages"] for row in cutting.rows] == [rows[0], rows[5]]
     assert cutting.skipped == {"nothing_to_learn": 4}  # of the long one nothing of the assistant is left
-    assert cutting.truncated == 1
+    assert cutting.too_long == 1
+    splitting = conversations(path, encoder, 60, "split")
+    assert splitting.skipped == {"nothing_to_learn": 3}
+    assert splitting.too_long == 2
+    assert len(splitting.rows) == 3
+    assert len(splitting.units) > 3
+    assert max(len(segment) for (segment,) in splitting.units) <= 60
 
 
 def test_pairs_left_out_are_counted_with_their_reason(encoder, tmp_path):
     ask = [{"role": "user", "content": "which?"}]
     columns = {
-        "prompt": [ask, ask, ask, ask, [], None, ask],
-        "chosen": ["red", "red", "", "red " * 90, "red", "red", None],
-        "rejected": ["blue", "red", "blue", "blue", "blue", "blue", "blue"],
+        "prompt": [ask, ask, ask, ask, [], None, ask, ask],
+        "chosen": ["red", "red", "", "red " * 90, "red", "red", None, " \n"],
+        "rejected": ["blue", "red", "blue", "blue", "blue", "blue", "blue", "blue"],
     }
     found = preference_pairs(table(tmp_path / "t.parquet", **columns), encoder, 60)
     assert len(found.units) == 1
-    assert found.skipped == {"equal_answers": 1, "empty_answer": 2, "too_long": 1, "empty_prompt": 2}
+    assert found.skipped == {"equal_answers": 1, "empty_answer": 3, "too_long": 1, "empty_prompt": 2}
+
+
+def test_labelled_answers_come_with_the_answer_of_another_prompt(encoder, tokenizer, tmp_path):
+    asks = [[{"role": "user", "content": f"number {n}?"}] for n in (1, 1, 2, 3)]
+    said = ["one", "uno", "two", "three"]
+    path = table(tmp_path / "t.parquet", prompt=asks, completion=said, label=[True, False, True, False])
+    found = labelled_answers(path, encoder, 60, seed=0)
+    assert [row["desirable"] for row in found.rows] == [True, False, True, False]
+    text = lambda segment: tokenizer.decode(segment.labels[segment.labels >= 0])  # noqa: E731
+    for row, (answer, mismatched) in enumerate(found.units):
+        assert text(answer) == f"{said[row]}<|im_end|>"
+        other = said.index(text(mismatched).removesuffix("<|im_end|>"))
+        assert asks[other] != asks[row]
+        assert f"number {asks[row][0]['content'][7]}" in tokenizer.decode(mismatched.tokens)
+    again = labelled_answers(path, encoder, 60, seed=0)
+    assert [u[1].tokens.tolist() for u in again.units] == [u[1].tokens.tolist() for u in found.units]
+
+
+def test_labelled_answers_left_out_are_counted_and_one_alone_is_refused(encoder, tmp_path):
+    columns = {
+        "prompt": ["a", "", "a", "b", "c"],
+        "response": ["x", "x", " ", "x " * 90, "y"],
+        "label": [1, 0, 1, 0, 0],
+    }
+    found = labelled_answers(table(tmp_path / "t.parquet", **columns), encoder, 60, 0)
+    assert found.skipped == {"empty_prompt": 1, "empty_answer": 1, "too_long": 1}
+    assert len(found.units) == len(found.rows) == 2
+    one = table(tmp_path / "one.parquet", prompt=["a"], response=["x"], label=[1])
+    with pytest.raises(UserError, match="needs at least two"):
+        labelled_answers(one, encoder, 60, 0)
+    with pytest.raises(UserError, match=r"row 1: its label is 0\.5, neither true nor false"):
+        labelled_answers(
+            table(tmp_path / "score.parquet", prompt=["a", "b"], response=["x", "y"], label=[1, 0.5]), encoder, 60, 0
+        )
 
 
 def test_only_the_last_answer_of_a_pair_is_learned(encoder, tokenizer, tmp_path):

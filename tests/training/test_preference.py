@@ -13,7 +13,7 @@ from core.config import parse
 from core.errors import UserError
 from training.batch import collate
 from training.chat import ChatEncoder
-from training.dpo import DpoConfig, _Pairs, _read, _references, _WithAdapterOff, pair_log_probabilities
+from training.dpo import DpoConfig, _Pairs, _read, _WithAdapterOff
 from training.examples import PackedExamples, preference_pairs
 from training.examples import conversations as read_conversations
 from training.feedback import Feedback
@@ -27,6 +27,7 @@ from training.preference import (
     robust_loss,
     sigmoid_loss,
 )
+from training.reference import log_probabilities, reference
 from training.replay import ReplayConfig, beside
 from training.tuning import Tuned
 from training.world import World
@@ -251,7 +252,7 @@ def test_training_begins_at_ln_2_and_both_references_agree(base, preferences, tm
     tuned = Tuned(config, World())
     pairs = _Pairs(units, 0, 2, 128, padding=1)
     with tuned.before_tuning() as original:
-        pairs.reference = pair_log_probabilities(original, pairs, range(len(units)), World(), path)
+        pairs.reference = log_probabilities(original, pairs, range(len(units)), World(), path)
     tuned.model.train()
     for _, batch in pairs.batches(range(len(units))):
         with_adapter_off = _WithAdapterOff(config, tuned)
@@ -277,7 +278,7 @@ def test_the_reference_has_no_dropout(dropping, preferences, tmp_path, units):
         assert not torch.equal(answer_log_probabilities(tuned.model, batch, FP32)[0], expected), "no dropout at all"
     assert torch.equal(objective.reference(batch, FP32).flatten(), expected)
     pairs = PackedExamples(units, 0, 2, 128, padding=1)
-    once = [pair_log_probabilities(tuned.model, pairs, range(len(units)), World(), FP32) for _ in range(2)]
+    once = [log_probabilities(tuned.model, pairs, range(len(units)), World(), FP32) for _ in range(2)]
     assert torch.equal(*once)
     assert tuned.model.training, "the policy goes on with its dropout"
 
@@ -301,7 +302,7 @@ def test_every_pair_gets_its_own_reference(model, units, dialogues):
     """Packing reorders the pairs; the table is in their order, and what is replayed beside them is no part of it."""
     asked = [5, 0, 3, 2]
     plain = PackedExamples(units, 0, 1, 70, padding=1)
-    found = pair_log_probabilities(model, plain, asked, World(), FP32)
+    found = log_probabilities(model, plain, asked, World(), FP32)
     with torch.no_grad():
         slow = torch.tensor([[float(slow_log_probability(model, s)) for s in unit] for unit in units])
     torch.testing.assert_close(found[asked], slow[asked], rtol=1e-5, atol=1e-5)
@@ -325,7 +326,7 @@ def test_the_progress_of_the_reference_never_passes_its_total(base, preferences,
     feedback = Feedback(tmp_path, active=True)
     feedback._write = said.append
     trainer = SimpleNamespace(steps=1, precision=FP32, feedback=feedback)
-    found, of_held_out = _references(config, tuned, train, held_out, trainer, World())
+    found, of_held_out = reference(tuned, train, held_out, trainer, World())
     assert [line["done"] for line in said] == sorted(line["done"] for line in said)
     assert {line["total"] for line in said} == {8 + len(held_out.units)}
     assert said[-1]["done"] == said[-1]["total"]

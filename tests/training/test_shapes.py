@@ -4,7 +4,7 @@ from core.errors import UserError
 from core.rows import read_rows
 from training.chat import ChatEncoder
 from training.examples import conversations, preference_pairs
-from training.shapes import conversation_rows, preference_rows
+from training.shapes import answer_rows, conversation_rows, preference_rows
 
 ASKED = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
@@ -83,9 +83,36 @@ def test_columns_can_be_named():
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2 + 2?", "completion": "4", "label": True},
+        {"prompt": ASKED[:1], "response": "4", "label": 1},
+        {"ask": "2 + 2?", "reply": "4", "liked": True},
+    ],
+)
+def test_published_shapes_of_labelled_answers_are_recognised(row):
+    fields = {"prompt": "ask", "response": "reply", "label": "liked"} if "ask" in row else None
+    (found,) = answer_rows([row], "t.json", fields)
+    assert (found["prompt"], found["answer"], found["desirable"]) == (ASKED[:1], "4", True)
+
+
+def test_pairs_taken_apart_are_labelled_answers():
+    pair = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    named = {"ask": "2 + 2?", "good": "4", "bad": "5"}
+    for row, fields in ((pair, None), (named, {"prompt": "ask", "chosen": "good", "rejected": "bad"})):
+        found = answer_rows([row], "t.json", fields)
+        assert [(part["answer"], part["desirable"]) for part in found] == [("4", True), ("5", False)]
+        assert all(part["prompt"] == ASKED[:1] for part in found)
+    with pytest.raises(
+        UserError, match=r"none of: prompt \+ completion \+ label;.*\{prompt: q, response: a, label: ok\}"
+    ):
+        answer_rows([{"q": "x", "a": "y", "ok": True}], "t.json")
+
+
+@pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, r"t\.json: its columns \(a, b\) are none of: messages; .* with fields: \{prompt: COLUMN, response: COL"),
+        ({}, r"t\.json: its columns \(a, b\) are none of: messages; .* are, as fields: \{prompt: a, response: b\}"),
         ({"prompt": "a", "answer": "b"}, "fields: expected prompt, response and maybe system, not prompt, answer"),
         ({"prompt": "a", "response": "c"}, r"t\.json: fields names c, which is no column; there are: a, b"),
     ],

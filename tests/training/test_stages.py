@@ -115,6 +115,49 @@ def test_fine_tuning_learns_the_conversations(base, conversations, tmp_path, met
 
 
 @pytest.mark.slow
+def test_an_adapter_learns_on_a_4_bit_base_and_is_merged_into_the_full_one(base, conversations, tmp_path):
+    """QLoRA with DoRA and noise; training ends early, and what is written is the best step on the base as it was."""
+    config = sft_config(
+        tmp_path / "run",
+        base,
+        conversations,
+        lora={"dora": True, "base": "nf4"},
+        neftune_alpha=1.0,
+        optimizer={"learning_rate": 2e-2},
+        epochs=12,
+        early_stopping={"every": 4, "patience": 2},
+    )
+    found, _ = sft.STAGE.execute(config)
+    rows = metrics.read(tmp_path / "run")
+    measured = {row["step"]: row["validation_loss"] for row in rows if row["validation_loss"] is not None}
+    assert found.metrics["stopped_early"]
+    assert found.counts["steps"] < 96
+    assert found.metrics["best_step"] == min(measured, key=measured.get) == found.counts["steps"] - 8
+    assert found.metrics["validation_loss"] == min(measured.values()) < rows[0]["loss"] - 0.2
+    assert not (tmp_path / "run" / "adapter" / ".best.safetensors").exists()
+    merged = checkpoint.load_model(tmp_path / "run" / "checkpoint")
+    wrapped = PeftModel.from_pretrained(checkpoint.load_model(base), tmp_path / "run" / "adapter").eval()
+    torch.testing.assert_close(probe_logits(wrapped), probe_logits(merged), rtol=0, atol=2e-5)
+    assert "quantization_config" not in json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
+
+
+@pytest.mark.slow
+def test_labelled_answers_are_learned_without_pairs(base, preferences, tmp_path):
+    """KTO, from pairs taken apart; at the reference every answer's loss is a half."""
+    config = dpo_config(tmp_path / "run", base, preferences, epochs=3, preference={"loss": "kto", "beta": 0.3})
+    found, _ = dpo.STAGE.execute(config)
+    check_artifact(tmp_path / "run", found)
+    rows = metrics.read(tmp_path / "run")
+    assert rows[0]["loss"] == pytest.approx(0.5, rel=1e-6)
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["validation_loss"] < 0.49
+    assert found.metrics["ranked_right"] > 0.6
+    assert found.metrics["desirable_reward"] > found.metrics["undesirable_reward"]
+    assert found.counts["examples"] == {"train": 96, "heldout": 32}
+    assert found.counts["desirable_examples"] == {"train": 48, "heldout": 16}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"reference": "adapter_off"}, {"method": "full"}], ids=str)
 def test_preferences_are_learned_from_ln_2_on(base, preferences, tmp_path, changes):
     found, _ = dpo.STAGE.execute(dpo_config(tmp_path / "run", base, preferences, epochs=3, **changes))
@@ -196,13 +239,15 @@ def test_cut_and_skipped_conversations_are_in_the_manifest(base, tmp_path):
     for name in ("train", "heldout"):
         pq.write_table(pa.table({"messages": rows}), folder / f"{name}.parquet")
     counts = {}
-    for way in ("skip", "truncate"):
+    for way in ("skip", "truncate", "split"):
         config = sft_config(tmp_path / way, base, folder, too_long=way, steps=1, exact_match_prompts=2)
         counts[way] = sft.STAGE.execute(config)[0].counts
     assert counts["skip"]["skipped_examples"]["train"] == {"too_long": 3}
     assert counts["skip"]["truncated_examples"] == {"train": 0, "heldout": 0}
     assert counts["truncate"]["skipped_examples"]["train"] == {"nothing_to_learn": 2}
     assert counts["truncate"]["truncated_examples"] == {"train": 1, "heldout": 1}
+    assert counts["split"]["skipped_examples"]["train"] == {}
+    assert counts["split"]["split_examples"] == {"train": 3, "heldout": 3}
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
