@@ -16,6 +16,7 @@ from data_engine import (
     answer_key,
     build_report,
     classify,
+    common_ngrams,
     contamination_report,
     decontaminate,
     dedup_index,
@@ -118,6 +119,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     names = [shard.name for shard in shards]
     removals, counts = _remove_copies(run, names, earlier, config, folders)
     repeats = repeated_text.find(run, names, removals, config.repeated_text, folders)
+    common = common_ngrams.find(run, names, removals, config.decontaminate, folders)
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not folders.documents(shards[n].name).exists()]
     map_tasks(run, "written", tasks, partial(_write, config, removals, earlier, repeats, folders), counted="documents")
@@ -128,7 +130,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     with run.timing("report"):
         report = build_report.render(config, balance, counts, run.directory, answered, worked, run.timings)
         cut = repeated_text.report(report, config.repeated_text, run.directory)
-        contaminated = contamination_report.add(report, benchmarks, run.directory)
+        contaminated = contamination_report.add(report, benchmarks, config.decontaminate, common, run.directory)
     manifest = run.commit(
         counts=balance.counts(),
         metrics=balance.metrics()
@@ -172,9 +174,10 @@ def _headline(
         read, kept = balance.read - len(key.pages), balance.kept - key.kept
         lines.append(f"answer key: {answered} pages as expected; of the {read:,} others {kept / max(read, 1):.0%} kept")
     for name, found in contaminated.items():
-        if found["documents"]:
+        if found["items_found"]:
+            cut = f", cut {found['documents_cut']:,}" if "documents_cut" in found else ""
             lines.append(
-                f"benchmark {name}: items found {found['items_found']:,}, documents removed {found['documents']:,}"
+                f"benchmark {name}: items found {found['items_found']:,}, documents removed {found['documents']:,}{cut}"
             )
     if balance.pii:
         replaced = ", ".join(f"{count:,} {kind}" for kind, count in sorted(balance.pii.items()))
@@ -239,4 +242,4 @@ def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
         )
 
 
-STAGE = Stage(name="data.build", version=4, config=BuildConfig, run=build)
+STAGE = Stage(name="data.build", version=5, config=BuildConfig, run=build)

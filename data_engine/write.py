@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,7 @@ def write_shard(
     if repeated.enabled:
         there = np.flatnonzero([reason is None for reason in reasons])
         edited = repeated_text.edit_shard(measured.take(there), there, (shard.name, number), repeats, repeated, folders)
-        whole = measured["text"].to_pylist()
-        for place, text in zip(there, edited.texts, strict=True):
-            whole[place] = text
-        column = measured.schema.get_field_index("text")
-        measured = measured.set_column(column, measured.schema.field("text"), pa.array(whole, pa.large_string()))
+        measured = _with_texts(measured, dict(zip(there.tolist(), edited.texts, strict=True)))
         for place, words in zip(there[edited.short >= 0], edited.short[edited.short >= 0], strict=True):
             reasons[place], values[place], thresholds[place] = repeated_text.TOO_SHORT, words, repeated.min_words
         duplicates = pa.concat_tables([duplicates, pa.Table.from_pylist(edited.spans, DUPLICATES)])
@@ -94,6 +90,7 @@ def write_shard(
             if benchmark >= 0:
                 reasons[place] = f"decontaminate:{decontamination.benchmarks[benchmark].name}"
                 values[place], thresholds[place] = overlap, decontamination.min_overlap
+        measured = _with_texts(measured, {left[document]: text for document, text in held.texts.items()})
     stays = np.array([reason is None for reason in reasons], bool)
     gone = ~stays
     with TableWriter(folders.rejects(shard.name), REJECTS) as writer:
@@ -116,6 +113,17 @@ def write_shard(
             writer.write(_scrubbed(part, pii, found) if pii.kinds() else part)
         writer.metadata["raymill"] = json.dumps({"documents": kept.num_rows, "pii": dict(sorted(found.items()))})
     return {"documents": kept.num_rows}
+
+
+def _with_texts(table: pa.Table, texts: Mapping[int, str]) -> pa.Table:
+    """The same rows with other texts in some of them. texts: by row."""
+    if not texts:
+        return table
+    whole = table["text"].to_pylist()
+    for place, text in texts.items():
+        whole[place] = text
+    column = table.schema.get_field_index("text")
+    return table.set_column(column, table.schema.field("text"), pa.array(whole, pa.large_string()))
 
 
 def _scrubbed(part: pa.Table, pii: PiiConfig, found: Counter[str]) -> pa.Table:

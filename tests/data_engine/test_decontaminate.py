@@ -301,6 +301,85 @@ def test_a_build_rejects_what_holds_an_item_and_says_where(tmp_path):
     assert any(entry.path == benchmark["path"] for entry in manifest.inputs), "a changed benchmark must be a new build"
 
 
+def around(rng, characters):
+    """Words of about so many characters, none of them in the items."""
+    words = [corpora.document(rng, 12) for _ in range(characters // 90 + 1)]
+    return " ".join(words)[:characters].rsplit(" ", 1)[0]
+
+
+def test_cutting_takes_the_shared_words_and_the_margin_and_keeps_the_rest(tmp_path):
+    rng = random.Random(6)
+    before, after, short = around(rng, 900), around(rng, 700), around(rng, 350)
+    texts = [
+        f"{before} {QUESTION} {after}",
+        f"{short} {QUESTION} {after}",  # what is left before it has fewer than 200 characters
+        f"{short} {QUESTION} {short}",  # nothing is left
+        after,
+    ]
+    benchmark = write_items(tmp_path / "b.jsonl", [(QUESTION, ANSWER)])
+    found, _ = judged(tmp_path, texts, [benchmark], action="cut")
+    assert found.texts == {
+        0: f"{before[: len(before) + 1 - 200].strip()}\n\n{after[199:].strip()}",
+        1: after[199:].strip(),
+    }
+    assert hit(found) == [2]
+    assert [(row["document"], row["removed"], row["cut"]) for row in found.rows] == [
+        (0, False, True),
+        (1, False, True),
+        (2, True, False),
+    ]
+    found, _ = judged(tmp_path, texts, [benchmark], action="cut", margin=0, least_piece=1)
+    assert found.texts[2] == f"{short}\n\n{short}"
+
+
+def test_a_document_of_too_many_pieces_is_rejected(tmp_path):
+    rng = random.Random(7)
+    benchmark = write_items(tmp_path / "b.jsonl", [(QUESTION, "")])
+    texts = [f" {QUESTION} ".join(around(rng, 700) for _ in range(pieces)) for pieces in (10, 11)]
+    found, _ = judged(tmp_path, texts, [benchmark], action="cut")
+    assert hit(found) == [1]
+    assert found.texts[0].count("\n\n") == 9
+    assert QUESTION not in found.texts[0]
+
+
+def test_ngrams_that_many_documents_hold_are_no_contamination(tmp_path):
+    rng = random.Random(8)
+    motto = "we hold these truths to be self evident that all men are created equal and free"
+    texts = [around(rng, 500) + f" {motto}" * (n < 4) + f" {QUESTION}" * (n in (1, 5)) for n in range(8)]
+    texts += [texts[0]] * 3  # copies do not count: they are gone before
+    benchmark = write_items(tmp_path / "b.jsonl", [(motto, ""), (QUESTION, ANSWER)])
+    removed = {}
+    for most in (4, 3):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        corpora.write_jsonl(folder / "a.jsonl", corpora.rows_of(texts))
+        settings = {"benchmarks": [benchmark], "max_documents": most}
+        manifest, run = build(folder, [folder / "a.jsonl"], decontaminate=settings)
+        removed[most] = manifest.counts["rejected"]["decontaminate:gsm8k"]
+        assert manifest.counts["rejected"]["dedup:exact"] == 3
+    assert removed == {4: 5, 3: 2}
+    assert "3 documents hold them: 4" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_build_cuts_what_it_shares_and_keeps_the_document(tmp_path):
+    rng = random.Random(9)
+    texts = [around(rng, 800) for _ in range(4)]
+    texts[2] = f"{texts[2]} {QUESTION} {around(rng, 800)} anna@example.org"
+    corpora.write_jsonl(tmp_path / "a.jsonl", corpora.rows_of(texts))
+    benchmark = write_items(tmp_path / "b.jsonl", [(QUESTION, ANSWER)])
+    settings = {"benchmarks": [benchmark], "action": "cut"}
+    manifest, run = build(tmp_path, [tmp_path / "a.jsonl"], decontaminate=settings)
+    assert (manifest.counts["kept"], manifest.counts["rejected"]) == (4, {})
+    told = {"items": 1, "searched": 1, "items_found": 1, "documents": 0, "documents_cut": 1}
+    assert manifest.metrics["contamination"] == {"gsm8k": told}
+    assert "benchmark gsm8k: items found 1, documents removed 0, cut 1" in manifest.metrics["headline"]
+    (cut,) = [row["text"] for row in corpora.read_all(run / "documents") if row["url"].endswith("2")]
+    first, second = cut.split("\n\n")
+    assert texts[2].startswith(first)
+    assert second.endswith("<EMAIL>")
+    assert "seven eight" not in cut
+
+
 def test_a_benchmark_that_is_wrong_is_told_before_any_work(tmp_path):
     corpora.write_jsonl(tmp_path / "a.jsonl", [{"text": "some words"}])
     (tmp_path / "b.jsonl").write_text('{"prompt": "x"}\n')
