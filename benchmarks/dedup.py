@@ -8,14 +8,12 @@ Ours is `data build` with `rules: false`, from Parquet with text to survivors, r
 """
 
 import argparse
-import contextlib
 import os
 import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 import psutil
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from harness import processor_seconds
 from planted import PAIR, Plan, true_similarities
 
 import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
@@ -61,25 +60,6 @@ def build(place: Path, output: Path, rows_per_shard: int = 10_000, **dedup: Any)
         "dedup": dedup,
     }
     return STAGE.execute(config.parse(STAGE.config, settings, "benchmark"))[0]
-
-
-@contextlib.contextmanager
-def rendering() -> Iterator[list[float]]:
-    """The processor time that each build within spends on its HTML report."""
-    render, spent = build_report.render, []
-
-    def timed(*arguments: Any) -> Any:
-        began = time.process_time()
-        try:
-            return render(*arguments)
-        finally:
-            spent.append(time.process_time() - began)
-
-    build_report.render = timed
-    try:
-        yield spent
-    finally:
-        build_report.render = render
 
 
 def documents_of(manifest: Manifest) -> dict[str, Any]:
@@ -163,16 +143,6 @@ def datatrove(place: Path, work: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in Path(kept).rglob("*.parquet"))
 
 
-def processor_seconds() -> float:
-    """What this process and all below it, Ray's daemons and workers that have ended among them, took of a processor."""
-    own = psutil.Process()
-    total = 0.0
-    for process in [own, *own.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += sum(process.cpu_times()[:4])
-    return total
-
-
 def compare(folder: Path, runs: int) -> None:
     """`data.dedup_vs_datatrove`: one core each; ours without the HTML report, which theirs does not write.
 
@@ -191,7 +161,7 @@ def compare(folder: Path, runs: int) -> None:
         manifests, taken = [], []
         for _ in range(3):
             before = processor_seconds()
-            with rendering() as reports:
+            with harness.spent_in(build_report, "render") as reports:
                 manifests.append(build(place, folder / "ours", SMALL // 2))
             taken.append(processor_seconds() - before - sum(reports))
         clock = statistics.median(m.timings["total"] - m.timings["report"] for m in manifests)

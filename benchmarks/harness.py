@@ -1,5 +1,6 @@
 """What every benchmark needs: test data, one core, alternating timings, the machine in words, the result file."""
 
+import contextlib
 import json
 import os
 import platform
@@ -7,9 +8,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -40,6 +44,35 @@ def cpu_seconds(work: Callable[[], object], times: int = 1) -> float:
         return time.process_time() - began
 
     return statistics.median(once() for _ in range(times))
+
+
+def processor_seconds() -> float:
+    """What this process and all below it, Ray's daemons and workers that have ended among them, took of a processor."""
+    own = psutil.Process()
+    total = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+@contextlib.contextmanager
+def spent_in(module: Any, name: str) -> Iterator[list[float]]:
+    """The processor time of each call of a function of a module within the block."""
+    function, spent = getattr(module, name), []
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        began = time.process_time()
+        try:
+            return function(*arguments, **named)
+        finally:
+            spent.append(time.process_time() - began)
+
+    setattr(module, name, timed)
+    try:
+        yield spent
+    finally:
+        setattr(module, name, function)
 
 
 def machine() -> str:

@@ -3,12 +3,13 @@
 `python benchmarks/pipeline.py`. Text: docs/docs.parquet, WARC: crawl/articles.warc.gz. Every stage is the command's own
 code on one shard, in this process and one thread, after a first run that compiles the kernels. Processor time, that of
 child processes included. A stage's rate counts the documents that it was given; the whole is the rate of a document
-that goes through all stages, 1 / sum(1 / rate): rejected ones leave early and would only make it look faster.
+that goes through all stages, 1 / sum(1 / rate): rejected ones leave early and would only make it look faster. Drawing
+the HTML reports takes the same time for any number of documents: it is left out, and stands beside the figure.
 """
 
 import tempfile
 
-from harness import one_thread, test_data, write
+from harness import one_thread, spent_in, test_data, write
 
 one_thread()
 
@@ -22,7 +23,7 @@ import pyarrow.dataset as ds  # noqa: E402
 import torch  # noqa: E402
 
 from core.token_set import TokenSet  # noqa: E402
-from data_engine import build, tokenize  # noqa: E402
+from data_engine import build, build_report, tokenize  # noqa: E402
 from training.packing import PackedDocuments  # noqa: E402
 
 RUNS = 3
@@ -36,10 +37,13 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds without the report, seconds of the report, and the result."""
     began = processor_seconds()
-    result = work()
-    return processor_seconds() - began, result
+    with spent_in(build_report, "render") as built, spent_in(tokenize, "_report") as tokenized:
+        result = work()
+    report = sum(built) + sum(tokenized)
+    return processor_seconds() - began - report, report, result
 
 
 def pack(directory: Path) -> int:
@@ -56,18 +60,18 @@ def once(source: Path, folder: Path, tokenizer: Path | None) -> dict[str, dict[s
     sources = [{"name": "bench", "paths": [str(source)]}]
     shards = {"shard_bytes": 1 << 30, "rows_per_shard": 1_000_000}  # one shard: nothing is handed to other processes
     config = build.BuildConfig.model_validate({"output": str(folder / "build"), "sources": sources, **shards})
-    seconds, (built, _) = timed(lambda: build.STAGE.execute(config))
+    seconds, report, (built, _) = timed(lambda: build.STAGE.execute(config))
     read = size(folder / "build" / "measured")
-    rows = {"build": {"documents": built.counts["read"], "megabytes": read, "seconds": seconds}}
+    rows = {"build": {"documents": built.counts["read"], "megabytes": read, "seconds": seconds, "report": report}}
     settings = {"documents": str(folder / "build"), "tokenizer": str(tokenizer) if tokenizer else None}
     settings |= {"output": str(folder / "tokens"), "vocab_size": 4096, "validation_fraction": 0.0}
     encode = tokenize.TokenizeConfig.model_validate(settings)
-    seconds, (tokens, _) = timed(lambda: tokenize.STAGE.execute(encode))
+    seconds, report, (tokens, _) = timed(lambda: tokenize.STAGE.execute(encode))
     kept = {"documents": tokens.counts["documents"], "megabytes": tokens.counts["bytes"] / 1e6}
-    rows["tokenize"] = {**kept, "seconds": seconds}
-    seconds, packed = timed(lambda: pack(folder / "tokens"))
+    rows["tokenize"] = {**kept, "seconds": seconds, "report": report}
+    seconds, _, packed = timed(lambda: pack(folder / "tokens"))
     assert packed == kept["documents"], "a document is missing from the packed sequences"
-    rows["pack"] = {**kept, "seconds": seconds}
+    rows["pack"] = {**kept, "seconds": seconds, "report": 0.0}
     return rows
 
 
@@ -89,6 +93,9 @@ def measure(name: str, runs: int, scratch: Path, tokenizer: Path) -> dict[str, A
         rates = [per_second(rows, what) for rows in passes]
         found[f"{what}_per_second"] = {key: round(statistics.median(r[key] for r in rates), 2) for key in rates[0]}
         found[f"{what}_runs"] = [round(r["all"], 2) for r in rates]
+    found["report_seconds"] = {
+        stage: round(statistics.median(r[stage]["report"] for r in passes), 2) for stage in STAGES
+    }
     found["largest_stage"] = min(STAGES, key=lambda stage: found["documents_per_second"][stage])
     return found
 
