@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -273,12 +274,26 @@ def test_a_page_of_the_same_day_has_the_same_id_on_the_next_crawl(tmp_path):
     assert len(ids[0][0]) == 32
 
 
-def test_files_of_a_run_are_all_below_it(tmp_path, rows):
-    corpora.write_jsonl(tmp_path / "a.jsonl", rows)
-    before = set(tmp_path.rglob("*"))
-    _, run = build(tmp_path, [tmp_path / "a.jsonl"])
-    outside = {path for path in set(tmp_path.rglob("*")) - before if run not in [path, *path.parents]}
-    assert not outside
+def test_files_of_a_run_are_all_below_it(tmp_path, rows, monkeypatch):
+    import matplotlib.font_manager  # noqa: F401  # the list of fonts that it keeps in the home directory is there before
+
+    for name in ("input", "home", "temporary", "here"):
+        (tmp_path / name).mkdir()
+    headers = [("Content-Type", "text/html")]
+    pages = [(row["url"], "200 OK", headers, corpora.page(row["text"]).encode()) for row in rows[:40]]
+    (tmp_path / "input" / "a.warc.gz").write_bytes(corpora.warc(pages))
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def outside():
+        paths = [path for path in tmp_path.rglob("*") if tmp_path / "run" not in [path, *path.parents]]
+        return {path: path.is_file() and path.stat().st_mtime_ns for path in paths}
+
+    before = outside()
+    _, run = build(tmp_path, [tmp_path / "input" / "a.warc.gz"])
+    assert outside() == before
     assert {path.name for path in run.iterdir()} >= {
         "manifest.json",
         "report.html",
