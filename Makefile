@@ -3,7 +3,7 @@ PLATFORM ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cp
 READY := .venv/.ready-$(PLATFORM)
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench bench-data clean help
+.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench bench-data bench-training clean help
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -47,6 +47,15 @@ bench-data: $(READY) ## measure the claims of the data engine (benchmarks/*.py, 
 	.venv/bin/python benchmarks/signatures.py
 	.venv/bin/python benchmarks/language_id.py
 	.venv/bin/python benchmarks/pipeline.py
+	.venv/bin/python benchmarks/render.py
+
+bench-training: $(READY) ## measure the claims of training (about 25 minutes, on a machine with nothing else to do)
+	.venv/bin/python benchmarks/training_speed.py
+	.venv/bin/python benchmarks/training_sft.py
+	.venv/bin/python benchmarks/training_loss_memory.py
+	.venv/bin/python benchmarks/training_launch.py
+	.venv/bin/python benchmarks/training_oracles.py
+	.venv/bin/python benchmarks/shakespeare.py
 	.venv/bin/python benchmarks/render.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured

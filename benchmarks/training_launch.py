@@ -1,0 +1,107 @@
+"""What Ray Train costs beside torch's elastic agent (torchrun), and how soon training goes on after a killed worker.
+
+Overhead: the same pretraining (10 M parameters, two workers of one thread, a checkpoint every ten steps) under both, in
+turn; seconds per step are read off the log from outside, so that checkpoints and reports count. Recovery: a worker of
+Ray Train is killed with -9 in the middle of a step; measured is the time until a step that had not been done before.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import harness
+import psutil
+from training_setup import TEN_MILLION, documents, write_tokens
+
+from tests.killing import kill_one, ray_workers
+from training import metrics
+
+ROUNDS, STEPS, WARM, KILLS = 2, 40, 10, 3
+
+
+@contextmanager
+def training(folder: Path, name: str, launcher: str, steps: int) -> Iterator[subprocess.Popen]:
+    """`raymill train pretrain` in a process of its own."""
+    settings = {
+        "output": str(folder / name),
+        "tokens": str(folder / "tokens"),
+        "model": TEN_MILLION.model_dump(),
+        "sequence_length": 256,
+        "steps": steps,
+        "batch_size": 8,
+        "micro_batch": 4,
+        "precision": "fp32",
+        "checkpoint_every": 10,
+        "validation_tokens": 2048,
+        "launcher": launcher,
+        "threads": 1,
+    }
+    (folder / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "raymill", "train", "pretrain", str(folder / f"{name}.yaml")]
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=harness.HERE.parent, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                one.terminate()
+            process.wait()
+
+
+def step_reached(directory: Path, process: subprocess.Popen, step: int) -> float:
+    """When the log first held this step."""
+    while not (rows := metrics.read(directory)) or rows[-1]["step"] < step:
+        if process.poll() is not None:
+            sys.exit(f"the training ended before step {step}; see {directory}.log")
+        time.sleep(0.02)
+    return time.perf_counter()
+
+
+def seconds_per_step(folder: Path, name: str, launcher: str) -> float:
+    with training(folder, name, launcher, STEPS) as process:
+        began = step_reached(folder / name, process, WARM)
+        return (step_reached(folder / name, process, STEPS) - began) / (STEPS - WARM)
+
+
+def recoveries(folder: Path) -> list[float]:
+    """Seconds from each kill to the first new step, one step's own time among them."""
+    found = []
+    with training(folder, "killed", "ray", 10**6) as process:
+        reached = 15
+        for number in range(KILLS):
+            step_reached(folder / "killed", process, reached)
+            workers = [one for one in ray_workers(psutil.Process(process.pid)) if "TrainWorker" in one.cmdline()[0]]
+            assert kill_one(workers, Random(number)), "no worker was found"
+            began = time.perf_counter()
+            last = metrics.read(folder / "killed")[-1]["step"]
+            found.append(step_reached(folder / "killed", process, last + 1) - began)
+            reached = last + 15
+            print(f"kill {number}: {found[-1]:.1f} s")
+    return found
+
+
+def main() -> None:
+    middle = statistics.median
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tokens(folder / "tokens", documents(1000))
+        ray, torchrun = [], []
+        for number in range(ROUNDS):
+            torchrun.append(seconds_per_step(folder, f"torchrun-{number}", "torchrun"))
+            ray.append(seconds_per_step(folder, f"ray-{number}", "ray"))
+            print(f"round {number}: Ray Train {ray[-1]:.3f}, torchrun {torchrun[-1]:.3f} s per step")
+        over = [one / other - 1 for one, other in zip(ray, torchrun, strict=True)]
+        harness.write("train.ray_overhead", middle(over), middle(ray), middle(torchrun), over, unit="seconds per step")
+        seconds = recoveries(folder)
+        harness.write("train.recovery_seconds", middle(seconds), middle(seconds), None, seconds, unit="s")
+
+
+if __name__ == "__main__":
+    main()
