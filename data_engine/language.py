@@ -12,7 +12,8 @@ from pydantic import Field
 
 from core.config import Config, InputPath
 from core.errors import UserError
-from data_engine import languages
+from data_engine import fasttext_tables, languages
+from data_engine.kernels.unicode import buffers
 
 _PREFIX = "__label__"
 UNKNOWN = "und"
@@ -61,8 +62,17 @@ def load(path: str, setting: str = "language.model") -> Any:
 def identify(texts: pa.Array | Sequence[str], path: str) -> tuple[list[str], np.ndarray]:
     """The best label of each text and its score in 0 to 1. A text of white space alone is `und`, 0.
 
-    One call for the batch: fasttext 0.9.3's `predict` of a single string breaks with NumPy 2.
+    Models of the kind of lid.176.ftz are read from tables, others by fastText, with one call for the batch: fasttext
+    0.9.3's `predict` of a single string breaks with NumPy 2.
     """
+    tables = fasttext_tables.load(path)
+    if tables is not None:
+        column = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+        leaves, values = tables.best(*buffers(column))
+        blank = pc.equal(pc.utf8_trim_whitespace(column), "").to_numpy(zero_copy_only=False)
+        leaves[blank], values[blank] = -1, 0.0
+        known = [*(label.removeprefix(_PREFIX) for label in tables.labels), UNKNOWN]
+        return [known[leaf] for leaf in leaves.tolist()], np.minimum(values, 1.0)
     labels, scores = predict(texts, load(path), 1)
     names = pc.replace_substring(_first(labels, pa.string()).fill_null(_PREFIX + UNKNOWN), _PREFIX, "")
     values = _first(scores, pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
