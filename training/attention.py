@@ -27,7 +27,8 @@ def choose(model: Any, kind: Kind, device: torch.device, precision: Precision, c
     """What `kind` is for this model on this device, and why. Raises UserError for what cannot be had."""
     plain = "" if getattr(model, "_supports_attention_backend", False) else f"{model.config.model_type} has its own"
     if device.type != "cuda":
-        lacks = {"varlen": plain or ("its lengths cannot be compiled on a CPU" if compiled else ""), "flex": plain}
+        lacks = {"varlen": plain or ("its lengths cannot be compiled on a CPU" if compiled else "")}
+        lacks["flex"] = plain or "it has no backward pass on a CPU"
         order: tuple[Kind, ...] = ("varlen", "sdpa")
     else:
         dropout = "attention_dropout is on" if getattr(model.config, "attention_dropout", 0.0) else ""
@@ -173,7 +174,7 @@ def _compiled_flex() -> Any:
 
 
 def _flex(query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, mask: BlockMask, scaling: float | None) -> Tensor:
-    # Compiled for a CPU it has no backward pass; inside a compiled layer it is compiled with it.
+    # Inside a compiled layer it is compiled with it; on a CPU it serves tests, which see the forward pass alone.
     eager = query_BHTD.device.type == "cpu" or torch.compiler.is_compiling()
     work = flex_attention if eager else _compiled_flex()
     shared = key_BGTD.shape[1] != query_BHTD.shape[1]

@@ -32,7 +32,8 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         values: Any = (getattr(self, field.name) for field in fields(self))
-        moved = Batch(*(value if value is None else value.to(device) for value in values))
+        parts: list[Any] = [value if value is None else value.to(device) for value in values]
+        moved = Batch(*parts)
         if device != self.tokens.device:  # asked here, before that device would have to be waited for
             moved.__dict__ |= {"lengths": self.lengths, "labelled": self.labelled}
         return moved

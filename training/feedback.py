@@ -44,9 +44,10 @@ class Feedback:
 
 
 def duration(seconds: float) -> str:
-    """As minutes and seconds, 75 s as 1:15."""
+    """As minutes and seconds, 75 s as 1:15; from an hour on with hours, as 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Follower:

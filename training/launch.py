@@ -29,6 +29,9 @@ from training.feedback import Follower
 from training.trainer import TrainConfig
 from training.world import World
 
+_HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+_BACKENDS = "cpu:gloo,cuda:nccl"
+"""Tensors on a GPU go through NCCL; checkpoints of shards are coordinated by threads, which it does not serve."""
 _RESULT, _ERROR, _LOCK, _JOB = ".result.json", ".error.json", ".trainer.lock", ".job.json"
 _LOCK_SECONDS = 120.0
 _PR_SET_PDEATHSIG = 1
@@ -177,7 +180,9 @@ def _torchrun_entry(file: str, threads: int) -> None:
     torch.set_num_threads(threads)
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = _device(local)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(_BACKENDS if device.type == "cuda" else "gloo")
     try:
         job.run(World(rank, size, device))
     finally:
@@ -200,15 +205,17 @@ def _ray(job: Job, config: TrainConfig) -> None:
     share = min(runtime.cores() / config.workers, largest)
     threads = config.threads or max(1, int(share))
     storage_path = Path(job.directory) / ".ray"
+    # How soon a lost worker is noticed: Ray's default is every 2 s.
+    os.environ.setdefault(_HEALTH_CHECK, "0.25")
     trainer = TorchTrainer(
         _ray_entry,
         train_loop_config={"job": job, "threads": threads},
         scaling_config=ScalingConfig(
-            num_workers=config.workers,
+            num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
             use_gpu=gpus,
             resources_per_worker={"CPU": min(threads, share), **({"GPU": 1} if gpus else {})},
         ),
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(backend=_BACKENDS if gpus else "gloo"),
         run_config=RunConfig(
             name=f"attempt-{time.time_ns()}",  # resuming is ours: a name used before would resume Ray's own records
             storage_path=str(storage_path),

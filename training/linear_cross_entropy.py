@@ -95,28 +95,38 @@ def _minus_onehot(probabilities_CV: Tensor, labels_C: Tensor) -> Tensor:
     targets_C1 = labels_C.clamp(min=0)[:, None]
     probabilities_CV.scatter_add_(1, targets_C1, probabilities_CV.new_full(targets_C1.shape, -1.0))
     ignored_C = labels_C == IGNORED
-    return probabilities_CV.masked_fill_(ignored_C[:, None], 0.0) if bool(ignored_C.any()) else probabilities_CV
+    if labels_C.device.type == "cpu" and not bool(ignored_C.any()):  # a GPU would have to be waited for
+        return probabilities_CV
+    return probabilities_CV.masked_fill_(ignored_C[:, None], 0.0)
 
 
 def _times(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:
     if gradient is None:
         return None
-    return gradient if float(upstream) == 1.0 else gradient * upstream
+    known = upstream.device.type == "cpu"
+    return gradient if known and float(upstream) == 1.0 else gradient * upstream
+
+
+def _rows(hidden_ND: Tensor, weight_VD: Tensor, chunk: int | None) -> int:
+    """Tokens in a chunk: 512, on a GPU as many as make 2^28 logits."""
+    if chunk is not None:
+        return chunk
+    return 512 if hidden_ND.device.type == "cpu" else max(512, (1 << 28) // weight_VD.shape[0])
 
 
 def loss_sum(
-    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, products: Products = "fp32", chunk: int = 512
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, products: Products = "fp32", chunk: int | None = None
 ) -> Tensor:
     """Sum over tokens of -log p(label), labels of -100 left out.
 
     hidden_ND: (tokens, width); weight_VD: (vocabulary, width); labels_N: (tokens,) int64. Peak memory is one chunk of
     logits. Differentiable once, in hidden and weight.
     """
-    return _TokenLoss.apply(hidden_ND, weight_VD, labels_N, chunk, products, False)
+    return _TokenLoss.apply(hidden_ND, weight_VD, labels_N, _rows(hidden_ND, weight_VD, chunk), products, False)
 
 
 def token_losses(
-    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, products: Products = "fp32", chunk: int = 512
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, products: Products = "fp32", chunk: int | None = None
 ) -> Tensor:
     """-log p(label) of each token, (tokens,), zero for labels of -100; for losses that weigh tokens or sequences."""
-    return _TokenLoss.apply(hidden_ND, weight_VD, labels_N, chunk, products, True)
+    return _TokenLoss.apply(hidden_ND, weight_VD, labels_N, _rows(hidden_ND, weight_VD, chunk), products, True)

@@ -12,7 +12,7 @@ from core.config import Config
 from core.errors import UserError
 from training import attention
 from training.batch import Batch
-from training.linear_cross_entropy import loss_sum, token_losses
+from training.linear_cross_entropy import IGNORED, loss_sum, token_losses
 from training.precision import Precision
 from training.presets import PRESETS, Preset
 
@@ -132,7 +132,15 @@ def losses_of(base: Any, batch: Batch, precision: Precision, per_token: bool) ->
             logits_NV = base(**inputs, use_cache=False).logits.flatten(0, 1)
             return cross_entropy(logits_NV.float(), labels_N, reduction="none" if per_token else "sum")
         hidden_ND = base.get_decoder()(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-    return (token_losses if per_token else loss_sum)(hidden_ND, head, labels_N, precision.name)
+    if batch.labelled == len(labels_N):
+        return (token_losses if per_token else loss_sum)(hidden_ND, head, labels_N, precision.name)
+    # The head is spared the tokens without a label: prompts, padding.
+    places_K = (labels_N != IGNORED).nonzero()[:, 0]
+    hidden_KD, labels_K = hidden_ND[places_K], labels_N[places_K]
+    if not per_token:
+        return loss_sum(hidden_KD, head, labels_K, precision.name)
+    losses_K = token_losses(hidden_KD, head, labels_K, precision.name)
+    return losses_K.new_zeros(len(labels_N)).index_copy(0, places_K, losses_K)
 
 
 def _plain_head(base: PreTrainedModel) -> Tensor | None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 ERRORS = (CheckpointException,)
@@ -31,7 +32,7 @@ def save(tensors: Mapping[str, Tensor], folder: Path, process_group: Any) -> Cal
     # What lies on the CPU is taken by torch as it is, and would change while it is being written.
     staged = {name: t.clone() if t.device.type == "cpu" else t for name, t in tensors.items()}
     writer = FileSystemWriter(folder, sync_files=True)
-    future: Any = dcp.async_save(staged, storage_writer=writer, process_group=process_group)
+    future: Any = state_dict_saver.async_save(staged, storage_writer=writer, process_group=process_group)
 
     def wait() -> None:
         future.result()
@@ -59,7 +60,7 @@ def load(
     together = dist.is_initialized()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*assuming the intent is to")
-        dcp.load(wanted, checkpoint_id=folder, no_dist=not together)
+        state_dict_loader.load(wanted, checkpoint_id=folder, no_dist=not together)
     found: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
     for key, tensor in wanted.items():
         kind, _, name = key.partition("/")

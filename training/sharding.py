@@ -64,6 +64,14 @@ class Sharded:
         setattr(base, SHARDED_LOSSES, MethodType(losses_of, base))
         register_fsdp_forward_method(base, SHARDED_LOSSES)
 
+    def reshard(self) -> None:
+        """Let go of weights that a forward pass without a backward one has left gathered.
+
+        FSDP2 keeps those of the outermost module and takes them for current: after a change of the shards, the next
+        forward pass would use the old ones, and a checkpoint would hold them.
+        """
+        bare(self.model).reshard()
+
     @torch.no_grad()
     def gather(self) -> None:
         """Make the model whole on every rank, in place; collective, and the end of its training.

@@ -70,6 +70,8 @@ def _progress(rows: Sequence[Mapping[str, Any]], running: bool) -> Iterator[tupl
     if validated is not None:
         yield "validation loss", f"{validated['validation_loss']:.4f} at step {validated['step']:,}"
     yield "learning rate", f"{last['lr']:.3g}"
+    if last["grad_norm"] is not None:
+        yield "gradient norm", f"{last['grad_norm']:.3g}"
     yield "tokens", f"{last['tokens']:,}"
     yield "tokens/s", f"{median(row['tokens_per_second'] for row in recent):,.0f}"
     if last["mfu"] is not None:
@@ -82,3 +84,6 @@ def _newest_checkpoint(run: Path) -> Iterator[tuple[str, str]]:
     saved = saved_steps.steps(run)
     if saved:
         yield "trainer checkpoint", str(saved[-1])
+    best = saved_steps.best_of(run)
+    if best is not None and best != saved[-1]:
+        yield "best checkpoint", str(best)

@@ -356,6 +356,8 @@ class Trainer:
         with self.average.in_place() if self.average is not None else nullcontext():
             row |= self.evaluate()
             loss = row["validation_loss"]
+            if self.sharded is not None:
+                self.sharded.reshard()
             if self.stopping is not None and loss is not None:
                 self.stopping.saw(cursor.step, loss)
         row["validation_seconds"] = round(time.perf_counter() - began, 3)

@@ -1,13 +1,17 @@
+import errno
 import json
+import math
 import shutil
+import threading
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from core import checkpoint
+from core.errors import RaymillError
 from tests.training import runs
-from training import lora, metrics, saved_steps
+from training import lora, metrics, saved_steps, state
 from training.objectives import NextToken
 
 STEPS = 6
@@ -163,3 +167,84 @@ def test_the_last_line_of_the_log_may_be_half_written(train, tmp_path):
     shutil.rmtree(saved_steps.steps(tmp_path)[-1])
     train(tmp_path)
     assert log_of(tmp_path) == before
+
+
+# --- written on the side ----------------------------------------------------------------------------------------------
+
+
+def small(directory, tokens, objective=None, evaluate=None, **changes):
+    """Without dropout or adapters: what is tested is when things are written."""
+    settings = runs.config(directory, **changes)
+    samples = runs.documents(tokens, settings)
+    every = {"evaluate": evaluate, "evaluate_every": 1} if evaluate else {}
+    network = runs.model()
+    made = runs.trainer(directory, settings, samples, network, objective=objective or NextToken(), steps=STEPS, **every)
+    return made, network
+
+
+class Watches(NextToken):
+    """Calls back before each micro-batch, of which there are two a step."""
+
+    def __init__(self, watch):
+        self.watch, self.count = watch, 0
+
+    def __call__(self, model, batch, precision):
+        self.watch(self.count)
+        self.count += 1
+        return super().__call__(model, batch, precision)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tokens, tmp_path, monkeypatch):
+    go, seen, write = threading.Event(), [], state.save_file
+
+    def slow(tensors, file):
+        assert go.wait(60)
+        write(tensors, file)
+
+    def watch(call):
+        seen.append([folder.name for folder in saved_steps.steps(tmp_path)])
+        if call == 7:  # in step 4; the checkpoint of step 2 is still being written
+            assert next((tmp_path / saved_steps.FOLDER).iterdir()).name == ".step-00000002"
+            go.set()
+
+    monkeypatch.setattr(state, "save_file", slow)
+    trainer, _ = small(tmp_path, tokens, Watches(watch), checkpoint_every=2)
+    trainer.run()
+    assert seen[:8] == [[]] * 8
+    monkeypatch.undo()
+    whole, _ = small(tmp_path / "alone", tokens, checkpoint_every=2)
+    whole.run()
+    for folder in saved_steps.steps(tmp_path):
+        for file in folder.iterdir():
+            again = tmp_path / "alone" / saved_steps.FOLDER / folder.name / file.name
+            assert file.read_bytes() == again.read_bytes(), "what is written is what was saved, not what came later"
+    assert len(saved_steps.steps(tmp_path)) == 3
+
+
+def test_a_failure_to_write_ends_the_run_at_its_next_step(tokens, tmp_path, monkeypatch):
+    def full(tensors, file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state, "save_file", full)
+    trainer, _ = small(tmp_path, tokens, checkpoint_every=2)
+    with pytest.raises(RaymillError, match=r"could not be written \(.*No space left on device\); make room"):
+        trainer.run()
+    assert len(metrics.read(tmp_path)) < STEPS
+    assert saved_steps.steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("export", ["last", "best"])
+def test_the_best_checkpoint_is_kept_and_exported(tokens, tmp_path, export):
+    losses, weights = [5.0, 3.0, 4.0, math.nan, 3.5, 3.0], []
+
+    def evaluate():
+        weights.append(runs.weights(network))
+        return {"validation_loss": losses[len(weights) - 1]}
+
+    trainer, network = small(tmp_path, tokens, evaluate=evaluate, keep_checkpoints=1, export=export)
+    trainer.run()
+    assert [folder.name for folder in saved_steps.steps(tmp_path)] == ["step-00000002", "step-00000006"]
+    assert saved_steps.best_of(tmp_path).name == "step-00000002"
+    step = {"last": 6, "best": 2}[export]
+    assert trainer.exported_step == step
+    assert torch.equal(runs.weights(network), weights[step - 1])
