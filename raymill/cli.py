@@ -44,6 +44,7 @@ _STAGES = {
     "train.reward": "Train a reward model from preference pairs.",
     "train.grpo": "Teach a checkpoint by rewards of its own answers, each against others to the same prompt.",
     "train.ppo": "Teach a checkpoint by rewards of its own answers, with a value head.",
+    "train.rounds": "Align in rounds: collect pairs of the model's own answers, train on them, evaluate, again.",
     "train.merge": "Merge an adapter into its full-precision base, and check that nothing else changes.",
     "eval.run": "Score checkpoints on tasks.",
     "eval.compare": "Say whether a checkpoint regressed; exit code 1 when it did.",

@@ -1,0 +1,80 @@
+"""Reward models: the loss in closed form, scores as `transformers` gives them, and a model that serves as a reward."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from core import manifest
+from core.errors import UserError
+from training import metrics, reward
+from training.batch import collate
+from training.precision import Precision
+from training.reward_model import BradleyTerry, RewardModel, load, scored_segment, scores
+from training.rewards import Answer, RewardConfig, build
+
+
+def config(output, base, folder, **changes):
+    settings = {
+        "max_length": 64,
+        "epochs": 4,
+        "batch_size": 8,
+        "micro_batch": 4,
+        "workers": 0,
+        "precision": "fp32",
+        "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.0},
+        "logs": [],
+    }
+    return reward.RewardTrainConfig(
+        output=str(output),
+        checkpoint=str(base),
+        preferences=str(folder / "train.parquet"),
+        heldout=str(folder / "heldout.parquet"),
+        **settings | changes,
+    )
+
+
+def test_the_loss_is_bradley_and_terry_s():
+    pairs = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+    expected = torch.tensor([math.log(2), math.log1p(math.exp(-2)), math.log1p(math.exp(2))])
+    torch.testing.assert_close(BradleyTerry(0.0).losses(pairs), expected)
+    torch.testing.assert_close(BradleyTerry(0.01).losses(pairs), expected + 0.01 * torch.tensor([0.0, 4.0, 4.0]))
+
+
+def test_packed_scores_are_those_of_transformers(base, tokenizer):
+    """At the last token that is no padding, also where that is not the last one."""
+    model = load(base, tokenizer.pad_token_id, seed=1)
+    texts = ["one", "two and two is", "a much longer text than the others", "x"]
+    ids = [torch.tensor(tokenizer(text)["input_ids"]).numpy() for text in texts]
+    packed = [[scored_segment(each, tokenizer.pad_token_id) for each in ids[:3]], [scored_segment(ids[3], 1)]]
+    found = scores(model, collate(packed, tokenizer.pad_token_id), Precision("fp32", "test"))
+    expected = [model(input_ids=torch.from_numpy(each)[None]).logits.item() for each in ids]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    stop = torch.tensor([5, 6, 1, 1]).numpy()
+    assert scored_segment(stop, padding=1).labels.tolist() == [-100, 0, -100, -100]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_it_learns_to_prefer_loads_in_transformers_and_rewards(base, preferences, tmp_path, method):
+    found, _ = reward.STAGE.execute(config(tmp_path / "run", base, preferences, method=method, centre=0.01))
+    assert manifest.read(tmp_path / "run") == found
+    rows = metrics.read(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert 0 < found.metrics["accuracy_standard_error"] < 0.2
+    assert found.metrics["accuracy"] == rows[-1]["validation_accuracy"]
+    folder = str(tmp_path / "run" / "reward_model")
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompt = [{"role": "user", "content": "first of red blue pink?"}]
+    answers = [Answer(prompt, text, {}) for text in ("red", "blue", "a longer answer")]
+    chats = [[*prompt, {"role": "assistant", "content": answer.text}] for answer in answers]
+    inputs = tokenizer.apply_chat_template(chats, padding=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, 0].tolist()
+    assert build(RewardConfig(kind="model", checkpoint=folder))(answers) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_language_model_is_no_reward_model(base):
+    with pytest.raises(UserError, match="not a reward model but a LlamaForCausalLM"):
+        RewardModel(str(base))
