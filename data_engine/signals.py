@@ -1,6 +1,7 @@
 """Every signal that policies bound, measured in compiled passes over a batch of texts."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -76,11 +77,9 @@ def measure(texts: pa.Array, document_languages: Sequence[str], policies: Polici
     )
     signals.update(zip(c4.COLUMNS, c4_columns.T.copy(), strict=True))
 
-    _, signals["stop_words"] = _matches(utf8, offsets, languages.stop_words(), codes)
-    toxic_lists = languages.toxic_words()
-    toxic_codes = [code if code in toxic_lists.languages else languages.COMMON for code in codes]
-    toxic, _ = _matches(utf8, offsets, toxic_lists, toxic_codes)
-    signals["toxic_words"] = toxic / np.maximum(signals["words"], _LEAST_WORDS_OF_TOXICITY)
+    total, distinct = _matches(utf8, offsets, codes)
+    signals["stop_words"] = distinct[:, 0].copy()
+    signals["toxic_words"] = total[:, 1] / np.maximum(signals["words"], _LEAST_WORDS_OF_TOXICITY)
     signals["newlines_per_word"] = signals["newlines"] / np.maximum(signals["tokens"], 1.0)
 
     endless = np.array([code in languages.WITHOUT_SENTENCE_TERMINALS for code in codes], bool)
@@ -94,15 +93,23 @@ def measure(texts: pa.Array, document_languages: Sequence[str], policies: Polici
     return {name: signals[name] for name in names(policies)}
 
 
-def _matches(
-    utf8: np.ndarray, offsets: np.ndarray, lists: vocabulary.WordLists, codes: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    total, distinct = np.empty(offsets.size - 1), np.empty(offsets.size - 1)
+def _matches(utf8: np.ndarray, offsets: np.ndarray, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Matches with the stop words and the toxic words of each document's language: (n, 2) in all, (n, 2) distinct."""
+    lists, first_toxic = _word_lists()
+    toxic = languages.toxic_words()
+    toxic_rows = first_toxic + toxic.rows([code if code in toxic.languages else languages.COMMON for code in codes])
+    rows = np.stack([languages.stop_words().rows(codes), toxic_rows], axis=1)
+    total, distinct = np.empty(rows.shape), np.empty(rows.shape)
     classes, lower = code_points()
-    vocabulary.count_matches(
-        utf8, offsets, classes, lower, lists.rows(codes), lists.keys, lists.starts, lists.seen, total, distinct
-    )
+    vocabulary.count_matches(utf8, offsets, classes, lower, rows, lists.keys, lists.starts, lists.seen, total, distinct)
     return total, distinct
+
+
+@cache
+def _word_lists() -> tuple[vocabulary.WordLists, np.int32]:
+    """Both kinds of lists, so that one pass looks for both, and the row of the first toxic one."""
+    stop = languages.stop_words()
+    return stop.beside(languages.toxic_words()), np.int32(len(stop.languages))
 
 
 def _quality(signals: dict[str, np.ndarray]) -> np.ndarray:

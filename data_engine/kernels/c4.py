@@ -184,6 +184,13 @@ def _line(utf8: np.ndarray, begin: int, end: int, classes: np.ndarray) -> tuple[
             last, last_kind = np.int64(utf8[at - 1]), classes[utf8[at - 1]]
             if at == end:
                 break
+        if utf8[at] == 32:
+            sentences += after_terminal and open_sentence
+            open_sentence = open_sentence and not after_terminal
+            after_terminal = False
+            length = 0
+            at += 1
+            continue
         point, at = decode(utf8, at, end)
         kind = classes[entry(point)]
         if kind & TERMINAL:

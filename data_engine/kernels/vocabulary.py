@@ -74,6 +74,15 @@ class WordLists:
                 seen[number, _state(entry_.rstrip("*")) % _FILTER_SIZE] |= _START if entry_.endswith("*") else _WORD
         return cls(languages, keys, starts, seen)
 
+    def beside(self, other: "WordLists") -> "WordLists":
+        """These lists and then the other ones, whose rows are shifted by the number of these."""
+        return WordLists(
+            (*self.languages, *other.languages),
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
+            np.concatenate([self.seen, other.seen]),
+        )
+
     def rows(self, languages: Sequence[str]) -> np.ndarray:
         """The list of each document's language as (n,) int32, -1 where there is none."""
         number = {language: index for index, language in enumerate(self.languages)}
@@ -93,30 +102,32 @@ def count_matches(
     total: np.ndarray,
     distinct: np.ndarray,
 ) -> None:
-    """How many tokens of each document are in its language's list, and how many different entries they hit.
+    """How many tokens of each document are in each of its lists, and how many different entries they hit.
 
-    total, distinct: (n,) float64; NaN where the language has no list. A token is as in words.split_tokens.
+    rows: (n, lists) int32, the lists of each document, -1 for none; total, distinct: (n, lists) float64; NaN where
+    there is no list. A token is as in words.split_tokens.
     """
+    lists = rows.shape[1]
     found = np.zeros(keys.size, np.int32)
+    hits = np.full(lists, -1, np.int64)
+    known = np.empty(_FILTER_SIZE, np.uint8)
     for document in range(offsets.size - 1):
-        row = rows[document]
-        if row < 0:
-            total[document] = distinct[document] = np.nan
-            continue
-        low, high = starts[row], starts[row + 1]
-        matches = kinds = 0
+        own = rows[document]
+        known[:] = 0
+        for number in range(lists):
+            total[document, number] = distinct[document, number] = 0.0 if own[number] >= 0 else np.nan
+            if own[number] >= 0:
+                known |= seen[own[number]]
         state = SEED
-        inside = False
-        hit: Any = np.int64(-1)
-        known = seen[row]
+        inside = started = False
         at, end = offsets[document], offsets[document + 1]
         while at <= end:
             begin = at
             while at < end and ASCII_WORD[utf8[at]]:
                 state = step(state, ASCII_WORD[utf8[at]])
                 at += 1
-                if known[state & _LOW] & _START and hit < 0:
-                    hit = _position(keys, low, high, finish(state ^ _PREFIX))
+                if known[state & _LOW] & _START:
+                    started |= _find(own, keys, starts, seen, state, _START, hits)
             inside = inside or at > begin
             if at < end:
                 point, following = decode(utf8, at, end)
@@ -126,23 +137,39 @@ def count_matches(
                 point, following, place, kind = 0, at + 1, 0, np.uint8(0)
             alone = kind & UNSPACED != 0
             if inside and (alone or not kind & LETTERLIKE):
-                if hit < 0 and known[state & _LOW] & _WORD:
-                    hit = _position(keys, low, high, finish(state))
-                if hit >= 0:
-                    matches += 1
-                    kinds += found[hit] != document + 1
-                    found[hit] = document + 1
+                if known[state & _LOW] & _WORD:
+                    started |= _find(own, keys, starts, seen, state, _WORD, hits)
+                if started:
+                    for number in range(lists):
+                        hit = hits[number]
+                        if hit >= 0:
+                            total[document, number] += 1
+                            distinct[document, number] += found[hit] != document + 1
+                            found[hit] = document + 1
+                            hits[number] = -1
                 state = SEED
-                inside = False
-                hit = -1
+                inside = started = False
             if kind & LETTERLIKE and not alone:
                 state = step(state, lower[place] if point == place else point)
                 inside = True
-                if known[state & _LOW] & _START and hit < 0:
-                    hit = _position(keys, low, high, finish(state ^ _PREFIX))
+                if known[state & _LOW] & _START:
+                    started |= _find(own, keys, starts, seen, state, _START, hits)
             at = following
-        total[document] = matches
-        distinct[document] = kinds
+
+
+@numba.njit(nogil=True, cache=True)
+def _find(
+    rows: np.ndarray, keys: np.ndarray, starts: np.ndarray, seen: np.ndarray, state: Any, what: int, hits: np.ndarray
+) -> bool:
+    """Look for a whole word or a beginning in those lists that have not hit yet; returns whether one has now."""
+    some = False
+    key = finish(state if what == _WORD else state ^ _PREFIX)
+    for number in range(rows.size):
+        row = rows[number]
+        if row >= 0 and hits[number] < 0 and seen[row, state & _LOW] & what:
+            hits[number] = _position(keys, starts[row], starts[row + 1], key)
+            some |= hits[number] >= 0
+    return some
 
 
 @numba.njit(nogil=True, cache=True)
