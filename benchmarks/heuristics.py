@@ -7,6 +7,7 @@ among them. How fast datatrove is when a document leaves at the first class that
 Parity: the `datatrove` flavour, class by class, on every document, with the same reason (tests/oracles).
 """
 
+import argparse
 import json
 import statistics
 import sys
@@ -114,7 +115,12 @@ def measure_parity(texts_of: dict[str, list[str]]) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["speed", "parity"], help="speed, parity or both")
+    wanted = parser.parse_args().what
     logging.disable()
     found = corpora()
-    measure_speed(found["docs"])
-    measure_parity(found)
+    if "speed" in wanted:
+        measure_speed(found["docs"])
+    if "parity" in wanted:
+        measure_parity(found)
