@@ -129,6 +129,9 @@ def test_thresholds_of_a_language_judge_its_documents_alone_and_leave_the_others
     result = judged(texts, found, [0.9] * 4, calm | {"by_language": {"de": german, "zh, ja": chinese}})
     assert result.reasons.tolist() == [None, *["gopher_quality:short_doc"] * 3]
     assert result.thresholds.tolist()[1:] == [40, 500, 500]
+    code = {name: {"enabled": False} for name in ("c4", "gopher_quality", "gopher_repetition", "fineweb")}
+    result = judged([short] * 2, ["code-python", "en"], [1.0] * 2, {"by_language": {"code": code}})
+    assert [reason is None for reason in result.reasons] == [True, False]
     # what a language does not name is as it is for all: 10 words, no rule on sentences
     result = judged(texts, found, [0.9] * 4, calm | {"by_language": {"de": {"gopher_quality": {"min_stop_words": 0}}}})
     assert result.reasons.tolist() == [None] * 4
