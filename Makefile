@@ -42,11 +42,14 @@ lock: $(READY) ## renew requirements/cpu.txt and gpu.txt from pyproject.toml
 docs: $(READY) ## render docs/settings.md from the stages' configurations
 	.venv/bin/python docs/render_settings.py
 
-bench-data: $(READY) ## measure the claims of the data engine (benchmarks/*.py, about 20 minutes)
+bench-data: $(READY) ## measure the claims of the data engine (about 25 minutes on two idle cores)
 	.venv/bin/python benchmarks/heuristics.py
 	.venv/bin/python benchmarks/signatures.py
 	.venv/bin/python benchmarks/language_id.py
 	.venv/bin/python benchmarks/pipeline.py
+	.venv/bin/python benchmarks/extraction.py
+	.venv/bin/python benchmarks/dedup.py compare
+	.venv/bin/python benchmarks/dedup.py scale
 	.venv/bin/python benchmarks/render.py
 
 bench-training: $(READY) ## measure the claims of training (about 25 minutes, on a machine with nothing else to do)
