@@ -2,7 +2,7 @@
 character n-grams, then a Huffman tree of logistic units.
 
 fastText 0.9.3 looks up each n-gram in a chained hash map and unpacks its quantised vector each time it occurs. Here
-both are tables made once: the sums are the same, in the same order, in a fifth of the time.
+both are tables made once: the sums are the same, in the same order, in a third of the time.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ from data_engine.kernels.hashing import SEED, finish, step
 
 _BEGIN, _END = ord("<"), ord(">")
 _SPACES = (0x20, 0x0A, 0x0D, 0x09, 0x0B, 0x0C, 0x00)
+_USUAL = np.uint32(2_000_000)
+"""Buckets of nearly all models: to divide by a constant is quicker."""
 IS_SPACE = np.array([byte in _SPACES for byte in range(256)], np.bool_)
 """What separates words, by byte."""
 LABEL = np.frombuffer(b"__label__", np.uint8)
@@ -106,7 +108,7 @@ def mean_vectors(
                         state = _gram_step(state, word[stop])
                         stop += 1
                     if characters >= least and not (characters == 1 and (begin == 0 or stop == size)):
-                        row = gram_rows[state % buckets]
+                        row = gram_rows[state % _USUAL if buckets == _USUAL else state % buckets]
                         if row >= 0:
                             parts += 1
                             _add(total, vectors[row])
