@@ -93,6 +93,10 @@ def commit() -> str:
 def write(claim: str, value: float, ours: object, theirs: object, runs: list[float], **more: object) -> None:
     """Write the result of a claim and print it. value: the figure the claim speaks of; runs: its value in each run;
     ours, theirs: the two sides in their own unit; more: whatever explains the figure."""
+    arguments = sys.argv[1:]
+    if "--folder" in arguments:  # where it worked is no part of what it did
+        place = arguments.index("--folder")
+        del arguments[place : place + 2]
     known = {entry["id"]: entry for entry in json.loads((HERE / "claims.json").read_text(encoding="utf-8"))}
     result = {
         "id": claim,
@@ -102,7 +106,7 @@ def write(claim: str, value: float, ours: object, theirs: object, runs: list[flo
         "runs": runs,
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),
-        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
         "commit": commit(),
         **more,
     }
