@@ -1,5 +1,6 @@
 """Models: from configuration alone, and the parts of any causal language model that the objectives need."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -162,7 +163,13 @@ def parameters_of(config: PreTrainedConfig) -> int:
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(all, trainable); tied ones count once."""
     parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    return sum(_numbers_in(p) for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def _numbers_in(parameter: nn.Parameter) -> int:
+    """Of a matrix in 4 bits, two numbers share a byte."""
+    quantized: Any = getattr(parameter, "quant_state", None)
+    return math.prod(quantized.shape) if quantized is not None else parameter.numel()
 
 
 def flops_per_token(model: nn.Module, length: int) -> float:

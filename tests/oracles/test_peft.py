@@ -18,7 +18,11 @@ SHAPES = {
     "llama, untied, grouped heads": {"tie_embeddings": False, "heads": 4, "kv_heads": 2},
     "qwen3": {"architecture": "qwen3"},
 }
-TARGETS = ["all-linear", ["q_proj", "v_proj"]]
+ADAPTERS = {
+    "all-linear": {},
+    "q and v": {"targets": ["q_proj", "v_proj"]},
+    "DoRA": {"dora": True},
+}
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -27,10 +31,10 @@ def start(request, tmp_path_factory):
     return fixtures.write_checkpoint(tmp_path_factory.mktemp("start"), shape)
 
 
-@pytest.fixture(params=TARGETS, ids=["all-linear", "q and v"])
+@pytest.fixture(params=ADAPTERS)
 def tuned(request, start, tmp_path):
     """(our model with a trained adapter, the adapter as we save it)."""
-    model = lora.attach(checkpoint.load_model(start), LoraSettings(rank=4, alpha=12, targets=request.param), seed=0)
+    model = lora.attach(checkpoint.load_model(start), LoraSettings(rank=4, alpha=12, **ADAPTERS[request.param]), seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):

@@ -7,7 +7,7 @@ from core.errors import RaymillError, UserError
 from tests.training import fixtures
 from training import export, lora
 from training.lora import LoraSettings
-from training.model import bare
+from training.model import bare, count_parameters
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -117,6 +117,7 @@ def test_a_4_bit_base_learns_through_the_adapter_alone(start):
     assert len(linear) == 7 * fixtures.TINY.layers, "all linear layers but the output head"
     assert {m.weight.dtype for m in linear.values()} == {torch.uint8}
     plain = checkpoint.load_model(start)
+    assert count_parameters(base)[0] == count_parameters(plain)[0], "two numbers share a byte"
     with torch.no_grad():
         for name, module in linear.items():
             whole = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
