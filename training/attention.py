@@ -23,12 +23,11 @@ Kind = Literal["auto", "sdpa", "flex", "varlen"]
 _PREFIX = "raymill_"
 
 
-def choose(model: Any, kind: Kind, device: torch.device, precision: Precision, compiled: bool) -> tuple[Kind, str]:
+def choose(model: Any, kind: Kind, device: torch.device, precision: Precision) -> tuple[Kind, str]:
     """What `kind` is for this model on this device, and why. Raises UserError for what cannot be had."""
     plain = "" if getattr(model, "_supports_attention_backend", False) else f"{model.config.model_type} has its own"
     if device.type != "cuda":
-        lacks = {"varlen": plain or ("its lengths cannot be compiled on a CPU" if compiled else "")}
-        lacks["flex"] = plain or "it has no backward pass on a CPU"
+        lacks = {"varlen": plain, "flex": plain or "it has no backward pass on a CPU"}
         order: tuple[Kind, ...] = ("varlen", "sdpa")
     else:
         dropout = "attention_dropout is on" if getattr(model.config, "attention_dropout", 0.0) else ""
@@ -129,6 +128,7 @@ def _flat(x_BHTD: Tensor) -> Tensor:
     return x_BHTD.transpose(1, 2).flatten(0, 1)
 
 
+@torch.compiler.disable  # every batch has lengths of its own, and would be compiled anew
 def _one_by_one(
     query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, lengths: list[int], dropout: float, scaling: float | None
 ) -> Tensor:

@@ -86,9 +86,11 @@ def _operand(tensor: Tensor, products: Products) -> Tensor:
 def _chunk(h_CD: Tensor, w_VD: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities (C, V) and losses (C,) of one chunk; the loss of an ignored label is zero."""
     z_CV = (h_CD @ w_VD.t()).float()
-    normalizer_C1 = z_CV.logsumexp(1, keepdim=True)
-    loss_C = (normalizer_C1 - z_CV.gather(1, labels_C.clamp(min=0)[:, None]))[:, 0]
-    return z_CV.sub_(normalizer_C1).exp_(), loss_C.masked_fill_(labels_C == IGNORED, 0.0)
+    z_CV.sub_(z_CV.amax(1, keepdim=True))
+    label_C1 = z_CV.gather(1, labels_C.clamp(min=0)[:, None])
+    sum_C1 = z_CV.exp_().sum(1, keepdim=True)
+    loss_C = (sum_C1.log() - label_C1)[:, 0]
+    return z_CV.div_(sum_C1), loss_C.masked_fill_(labels_C == IGNORED, 0.0)
 
 
 def _minus_onehot(probabilities_CV: Tensor, labels_C: Tensor) -> Tensor:

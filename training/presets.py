@@ -31,5 +31,5 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tie_embeddings": False, **_LONG,
     },
 }  # fmt: skip
-"""Settings of `ModelConfig`, the others as they are; the names hold with the vocabulary that such a model usually has:
-4,096 to 32,768 tokens up to 160m, 50,304 for 410m, 128,256 from 1b on."""
+"""Settings of `ModelConfig`, the others as they are. The names hold with a vocabulary of 8,192 for 5m and 15m, 32,768
+for 60m and 160m, 50,304 for 410m and 128,256 from 1b on."""

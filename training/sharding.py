@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from core.errors import UserError
 from training.layers import layers_of
 from training.model import SHARDED_LOSSES, bare, losses_of
 from training.precision import Precision
@@ -49,6 +50,9 @@ class Sharded:
         """Share the parameters out over all ranks."""
         self.world = world
         base = bare(self.model)
+        packed = next((name for name, p in base.named_parameters() if not p.is_floating_point()), None)
+        if packed is not None:
+            raise UserError(f"parallel: fsdp cannot share out {packed}, whose numbers are packed; set parallel: ddp")
         mesh = init_device_mesh(world.device.type, (world.size,))
         # On a GPU the gathered weights and the products are BF16; weights, moments and sums over ranks stay FP32.
         native = precision.name == "bf16 native" and world.device.type == "cuda"

@@ -142,7 +142,7 @@ class Trainer:
         self.precision = precisions.resolve(config.precision, config.bf16_path)
         self.flops_per_token = flops_per_token(model, length)
         self.peak_flops = peak_flops(world.device)
-        self.attention = attentions.choose(bare(model), config.attention, world.device, self.precision, config.compile)
+        self.attention = attentions.choose(bare(model), config.attention, world.device, self.precision)
         attentions.install(bare(model), self.attention[0], length)
         # One process has nothing to share out.
         self.sharded = Sharded(model) if config.parallel == "fsdp" and world.size > 1 else None

@@ -80,13 +80,12 @@ def test_lengths_are_those_of_segments_and_padding():
 def test_what_cannot_be_had_is_refused_or_replaced():
     gpt2 = initialize(shape_of("gpt2"), 0)
     gpt2._supports_attention_backend = False
-    assert attention.choose(gpt2, "auto", CPU, FP32, False)[0] == "sdpa"
+    assert attention.choose(gpt2, "auto", CPU, FP32)[0] == "sdpa"
     with pytest.raises(UserError, match="attention: varlen is not possible here: gpt2 has its own"):
-        attention.choose(gpt2, "varlen", CPU, FP32, False)
+        attention.choose(gpt2, "varlen", CPU, FP32)
     with pytest.raises(UserError, match="flex is not possible here: it has no backward pass on a CPU"):
-        attention.choose(runs.model(), "flex", CPU, FP32, False)
-    assert attention.choose(runs.model(), "auto", CPU, FP32, False)[0] == "varlen"
-    assert attention.choose(runs.model(), "auto", CPU, FP32, True)[0] == "sdpa"
+        attention.choose(runs.model(), "flex", CPU, FP32)
+    assert attention.choose(runs.model(), "auto", CPU, FP32)[0] == "varlen"
 
 
 def test_rows_beyond_a_sliding_window_are_refused():

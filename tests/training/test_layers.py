@@ -5,6 +5,7 @@ import torch
 
 from tests.training import runs
 from tests.training.test_precision import shape_of
+from training import attention
 from training.batch import Batch
 from training.layers import Prepared, layers_of
 from training.model import initialize, losses
@@ -66,6 +67,7 @@ def test_the_layers_of_any_decoder_are_found():
 def test_compiled_layers_that_run_twice_give_the_same_gradient():
     precision = Precision("fp32", "test")
     model = runs.model()
+    attention.install(model, "varlen", 24)
     loss, plain = gradient(model, precision)
     Prepared(model, "full", True, precision)
     again, found = gradient(model, precision)
