@@ -42,17 +42,16 @@ def choose(model: Any, kind: Kind, device: torch.device, precision: Precision) -
     return found, lacks.get(order[0]) or "segments one by one"
 
 
+try:
+    from torch.nn.attention.varlen import varlen_attn as _kernel
+except ImportError:
+    _kernel = None
+# torch 2.11 to 2.13 differ in what it takes; asked here, for no compiler follows the question.
+_KERNEL_TAKES = frozenset(inspect.signature(_kernel).parameters) if _kernel is not None else frozenset()
+
+
 def _why_no_varlen() -> str:
-    return "" if _varlen() is not None else f"torch {torch.__version__} has no torch.nn.attention.varlen"
-
-
-@cache
-def _varlen() -> Any:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
+    return "" if _kernel is not None else f"torch {torch.__version__} has no torch.nn.attention.varlen"
 
 
 def install(model: Any, kind: Kind, length: int) -> None:
@@ -90,7 +89,8 @@ def _block_mask(batch: Batch) -> BlockMask:
     def within(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (segments_BT[b, query] == segments_BT[b, key])
 
-    return create_block_mask(within, rows, None, length, length, device=segments_BT.device)
+    gpu = segments_BT.device.type == "cuda"  # compiled, it never makes the dense mask
+    return create_block_mask(within, rows, None, length, length, device=segments_BT.device, _compile=gpu)
 
 
 # --- what a layer calls -------------------------------------------------------------------------------------------
@@ -150,22 +150,20 @@ def _varlen_kernel(
 ) -> Tensor:
     """GPU. No segment is longer than a row, so a row's length serves as the longest without asking the device."""
     rows, heads, length, width = query_BHTD.shape
-    kernel = _varlen()
-    known = inspect.signature(kernel).parameters
     shared = key_BGTD.shape[1] != heads
-    if shared and "enable_gqa" not in known:
+    if shared and "enable_gqa" not in _KERNEL_TAKES:
         groups = heads // key_BGTD.shape[1]
         key_BGTD, value_BGTD = repeat_kv(key_BGTD, groups), repeat_kv(value_BGTD, groups)
-    more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    if shared and "enable_gqa" in known:
+    more: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _KERNEL_TAKES else {"is_causal": True}
+    if shared and "enable_gqa" in _KERNEL_TAKES:
         more["enable_gqa"] = True
-    if "scale" in known:
+    if "scale" in _KERNEL_TAKES:
         more["scale"] = scaling
     elif scaling is not None:
         query_BHTD = query_BHTD * (scaling * width**0.5)
     # Rotary positions are FP32 under autocast, and no kernel of this kind takes FP32.
     q, k, v = (_flat(x).to(torch.bfloat16) for x in (query_BHTD, key_BGTD, value_BGTD))
-    return kernel(q, k, v, ends, ends, length, length, **more).view(rows, length, heads, width)
+    return _kernel(q, k, v, ends, ends, length, length, **more).view(rows, length, heads, width)
 
 
 @cache

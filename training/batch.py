@@ -35,7 +35,7 @@ class Batch:
         parts: list[Any] = [value if value is None else value.to(device) for value in values]
         moved = Batch(*parts)
         if device != self.tokens.device:  # asked here, before that device would have to be waited for
-            moved.__dict__ |= {"lengths": self.lengths, "labelled": self.labelled}
+            moved.__dict__.update(lengths=self.lengths, labelled=self.labelled)
         return moved
 
     @cached_property

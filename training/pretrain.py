@@ -90,7 +90,7 @@ def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any
         model = checkpoint.load_model(config.checkpoint, config=shape)
     parameters = count_parameters(model)[0]
     stop_tokens = _stop_tokens(model, tokens.separator)
-    if config.parallel == "ddp":  # sharding moves each layer's shard
+    if config.parallel == "ddp" or world.size == 1:  # sharding moves each layer's shard
         model.to(world.device)
     objective = NextToken()
     documents = training_documents(config, tokens)

@@ -73,8 +73,31 @@ def test_generation_and_padding_are_left_to_sdpa(kind):
 
 def test_lengths_are_those_of_segments_and_padding():
     assert batch().lengths == [5, 20, 7, 32, 1, 2, 25, 4]
-    moved = batch().to(CPU)
-    assert (moved.lengths, moved.labelled) == (batch().lengths, 3 * 32 - 4)
+    for device in ("cpu", "meta"):  # on another device they are known without asking it
+        moved = batch().to(torch.device(device))
+        assert (moved.lengths, moved.labelled) == (batch().lengths, 3 * 32 - 4)
+
+
+@pytest.mark.parametrize("takes", [{"window_size", "enable_gqa", "scale"}, {"is_causal"}], ids=["2.13", "older"])
+def test_the_gpu_kernel_is_given_segments_end_to_end(monkeypatch, takes):
+    """Its contract, kept by plain attention in its place: what runs on a GPU is the kernel alone."""
+
+    def kernel(q, k, v, ends, same, longest, again, *, scale=None, enable_gqa=False, window_size=None, is_causal=None):
+        assert (window_size == (-1, 0)) or is_causal
+        assert q.dtype == torch.bfloat16
+        parts = [x.float().transpose(0, 1)[None].split(ends.diff().tolist(), 2) for x in (q, k, v)]
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        more = {"is_causal": True, "scale": scale, "enable_gqa": enable_gqa}
+        return torch.cat([sdpa(*one, **more) for one in zip(*parts, strict=True)], 2)[0].transpose(0, 1)
+
+    monkeypatch.setattr(attention, "_kernel", kernel)
+    monkeypatch.setattr(attention, "_KERNEL_TAKES", frozenset(takes))
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, heads, 32, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
+    ends = torch.tensor([0, *batch().lengths]).cumsum(0)
+    found = attention._varlen_kernel(query, key, value, ends, 0.5)
+    expected = attention._one_by_one(query.float(), key.float(), value.float(), batch().lengths, 0.0, 0.5)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_what_cannot_be_had_is_refused_or_replaced():
