@@ -5,6 +5,7 @@
 """
 
 import inspect
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal
 
@@ -42,10 +43,11 @@ def choose(model: Any, kind: Kind, device: torch.device, precision: Precision) -
     return found, lacks.get(order[0]) or "segments one by one"
 
 
-try:
-    from torch.nn.attention.varlen import varlen_attn as _kernel
-except ImportError:
-    _kernel = None
+_kernel: Any = None
+with suppress(ImportError):
+    from torch.nn.attention import varlen
+
+    _kernel = varlen.varlen_attn
 # torch 2.11 to 2.13 differ in what it takes; asked here, for no compiler follows the question.
 _KERNEL_TAKES = frozenset(inspect.signature(_kernel).parameters) if _kernel is not None else frozenset()
 
@@ -163,7 +165,8 @@ def _varlen_kernel(
         query_BHTD = query_BHTD * (scaling * width**0.5)
     # Rotary positions are FP32 under autocast, and no kernel of this kind takes FP32.
     q, k, v = (_flat(x).to(torch.bfloat16) for x in (query_BHTD, key_BGTD, value_BGTD))
-    return _kernel(q, k, v, ends, ends, length, length, **more).view(rows, length, heads, width)
+    out: Tensor = _kernel(q, k, v, ends, ends, length, length, **more)
+    return out.view(rows, length, heads, width)
 
 
 @cache

@@ -203,6 +203,7 @@ def _ray(job: Job, config: TrainConfig) -> None:
     gpus = ray.cluster_resources().get("GPU", 0) >= config.workers
     largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
     share = min(runtime.cores() / config.workers, largest)
+    workers: Any = config.workers if config.min_workers is None else (config.min_workers, config.workers)
     threads = config.threads or max(1, int(share))
     storage_path = Path(job.directory) / ".ray"
     # How soon a lost worker is noticed: Ray's default is every 2 s.
@@ -211,7 +212,7 @@ def _ray(job: Job, config: TrainConfig) -> None:
         _ray_entry,
         train_loop_config={"job": job, "threads": threads},
         scaling_config=ScalingConfig(
-            num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
+            num_workers=workers,
             use_gpu=gpus,
             resources_per_worker={"CPU": min(threads, share), **({"GPU": 1} if gpus else {})},
         ),

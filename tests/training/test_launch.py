@@ -118,3 +118,19 @@ def test_two_workers_train_what_one_process_does(undisturbed, tokens, tmp_path):
     for ours, alone in zip(log_of(directory), log_of(tmp_path / "run"), strict=True):
         assert (ours["tokens"], ours["samples"], ours["lr"]) == (alone["tokens"], alone["samples"], alone["lr"])
         assert ours["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+@pytest.mark.faults
+def test_a_killed_elastic_worker_is_replaced_too(ray_session, undisturbed, tokens, tmp_path):
+    """Ray may go on with one worker or with two: the same data in the same order, sums in another one at most."""
+    directory, _ = undisturbed
+    found, _ = execute_and_kill(settings(tmp_path / "run", tokens, "ray", min_workers=1), tmp_path / "run")
+    assert found.counts["steps"] == STEPS
+    for ours, alone in zip(log_of(tmp_path / "run"), log_of(directory), strict=True):
+        assert (ours["tokens"], ours["samples"], ours["lr"]) == (alone["tokens"], alone["samples"], alone["lr"])
+        assert ours["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+def test_more_workers_at_least_than_at_most_are_refused(tmp_path, tokens):
+    with pytest.raises(ValueError, match="min_workers 3 is more than workers 2"):
+        settings(tmp_path, tokens, "ray", min_workers=3)
