@@ -6,9 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from core.report import ACCENT, Report, bar_chart, new_figure, plain_ticks, show
 from data_engine.balance import Balance
@@ -58,8 +60,8 @@ def render(
         "A document leaves at the first rule that it breaks; rejects/ holds its id, the value and the threshold.",
     )
 
-    kept = ds.dataset(_files(directory / "documents")).to_table(columns=["id", "url", "language", "source"])
-    languages = Counter(kept["language"].to_pylist())
+    kept = ds.dataset(_files(directory / "documents")).to_table(columns=["language", "source"])
+    languages = _tally(kept["language"])
     if languages:
         shown = dict(languages.most_common(_LANGUAGES))
         if len(languages) > _LANGUAGES:
@@ -70,9 +72,7 @@ def render(
             "ISO 639 codes, as fastText identified them.",
         )
     if len(config.sources) > 1:
-        report.table(
-            "Sources", ["source", "kept"], [[s, n] for s, n in Counter(kept["source"].to_pylist()).most_common()]
-        )
+        report.table("Sources", ["source", "kept"], [[s, n] for s, n in _tally(kept["source"]).most_common()])
     _copies(report, dedup, directory)
     if balance.pii:
         report.table("Personal data replaced", ["kind", "found"], [[k, n] for k, n in balance.pii.most_common()])
@@ -146,7 +146,7 @@ def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
         row["cluster_id"]: row["survivor_id"]
         for row in duplicates.filter(pc.is_in(duplicates["cluster_id"], pa.array([c for c, _ in largest]))).to_pylist()
     }
-    urls = _urls(directory, list(survivors.values()))
+    urls = _of_ids(directory, list(survivors.values()), "url")
     report.table(
         "Largest clusters",
         ["documents", "survivor"],
@@ -155,10 +155,24 @@ def _copies(report: Report, dedup: Mapping[str, int], directory: Path) -> None:
     )
 
 
-def _urls(directory: Path, ids: Sequence[str]) -> dict[str, str]:
-    wanted = ds.field("id").isin(pa.array(ids, pa.string()))
-    found = ds.dataset(_files(directory / "measured")).to_table(columns=["id", "url"], filter=wanted)
-    return dict(zip(found["id"].to_pylist(), found["url"].to_pylist(), strict=True))
+def _of_ids(directory: Path, ids: Sequence[str], column: str) -> dict[str, str]:
+    """A column of the documents with these ids. Only row groups that hold one are read: they are few of many."""
+    wanted = pa.array(ids, pa.string())
+    found: dict[str, str] = {}
+    for path in _files(directory / "measured"):
+        with pq.ParquetFile(path) as file:
+            held = pc.is_in(file.read(columns=["id"])["id"], wanted).to_numpy()
+            starts = np.cumsum([0, *(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups))])
+            groups = np.unique(np.searchsorted(starts, np.flatnonzero(held), "right") - 1)
+            if groups.size:
+                table = file.read_row_groups(groups.tolist(), columns=["id", column])
+                table = table.filter(pc.is_in(table["id"], wanted))
+                found.update(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
+    return found
+
+
+def _tally(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter({row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()})
 
 
 def _throughput(report: Report, worked: Sequence[Mapping[str, Any]], timings: Mapping[str, float]) -> None:
@@ -194,9 +208,7 @@ def _samples(directory: Path) -> list[tuple[str, str]]:
             continue
         rows = rejects.filter(pc.equal(rejects["reason"], reason)).sort_by("id").slice(0, _SAMPLES_PER_RULE)
         chosen.update({row["id"]: row for row in rows.to_pylist()})
-    wanted = ds.field("id").isin(pa.array(list(chosen), pa.string()))
-    texts = ds.dataset(_files(directory / "measured")).to_table(columns=["id", "text"], filter=wanted)
-    by_id = dict(zip(texts["id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    by_id = _of_ids(directory, list(chosen), "text")
     return [(_label(row), by_id[identity][:_SAMPLE_CHARACTERS]) for identity, row in chosen.items()]
 
 
