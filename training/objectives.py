@@ -37,6 +37,8 @@ class NextToken:
 
     unit = "tokens"
     metrics: tuple[str, ...] = ()
+    shards = True
+    """Whether `parallel: fsdp` may train it: around training, too, all ranks call the model equally often."""
 
     def __call__(self, model: nn.Module, batch: Batch, precision: Precision) -> Sums:
         """Sums over the batch's labelled tokens."""

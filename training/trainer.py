@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from core.config import RUNTIME, StageConfig
-from core.errors import RaymillError
+from core.errors import RaymillError, UserError
 from training import attention as attentions
 from training import optimizer as optimizers
 from training import precision as precisions
@@ -146,6 +146,8 @@ class Trainer:
         attentions.install(bare(model), self.attention[0], length)
         # One process has nothing to share out.
         self.sharded = Sharded(model) if config.parallel == "fsdp" and world.size > 1 else None
+        if self.sharded is not None and not getattr(objective, "shards", False):
+            raise UserError("parallel: fsdp is for pretraining and supervised fine-tuning; set parallel: ddp")
         self.prepared = Prepared(bare(model), config.activation_checkpointing, config.compile, self.precision)
         if self.sharded is not None:
             self.sharded.shard(world, self.precision)

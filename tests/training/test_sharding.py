@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from core import checkpoint
+from core.errors import UserError
 from tests.training import runs
 from training import lora, metrics, saved_steps
 from training.objectives import NextToken
@@ -126,3 +127,16 @@ def test_one_process_goes_on_from_shards(trained, tokens, base, tmp_path):
     _train(tmp_path / "alone", "ddp", (tokens, base), World())
     for ours, theirs in zip(_columns(tmp_path / "alone"), _columns(trained / "ddp"), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+def test_methods_that_call_the_model_unevenly_are_refused(tokens, tmp_path):
+    """Ranks would wait for each other for ever."""
+
+    class Preference(NextToken):
+        shards = False
+
+    config = runs.config(tmp_path, parallel="fsdp")
+    with pytest.raises(UserError, match="parallel: fsdp is for pretraining and supervised fine-tuning"):
+        runs.trainer(
+            tmp_path, config, runs.documents(tokens, config), runs.model(), World(0, 2), objective=Preference()
+        )
