@@ -5,7 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from data_engine.kernels.unicode import ALPHA, ASCII_WORD, DIGIT, SPACE, TERMINAL, UNSPACED, decode, entry
+from data_engine.kernels.unicode import ALPHA, ASCII_WORD, DIGIT, SPACE, TERMINAL, UNSPACED, decode, entry, line_end
 
 COLUMNS = ("c4_sentences", "c4_lorem_ipsum", "c4_curly_bracket", "c4_kept_lines", "c4_policy_lines")
 """Columns of `c4_statistics`. Sentences, 'lorem ipsum' and '{' are counted in the lines that C4 keeps;
@@ -123,10 +123,8 @@ def c4_statistics(
         sentences = lorem = curly = lines = kept = policy = 0
         while at < end:
             begin = at
-            while at < end and utf8[at] != 10:
-                at += 1
-            stop = at
-            at += 1
+            stop, _ = line_end(utf8, at, end)
+            at = stop + 1
             words, longest, terminal, line_sentences = _line(utf8, begin, stop, classes)
             if not words:
                 continue

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 SEED = np.uint64(0xCBF29CE484222325)
-_PRIME = np.uint64(0x100000001B3)
+PRIME = np.uint64(0x100000001B3)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _EMPTY = np.int64(-1)
 
@@ -17,7 +17,7 @@ _EMPTY = np.int64(-1)
 @numba.njit(inline="always")
 def step(state: Any, unit: Any) -> Any:
     """One step of FNV-1a over units of up to 32 bits."""
-    return (np.uint64(state) ^ np.uint64(unit)) * _PRIME
+    return (np.uint64(state) ^ np.uint64(unit)) * PRIME
 
 
 @numba.njit(nogil=True, cache=True)
@@ -37,7 +37,7 @@ def hash_sequence(hashes: np.ndarray, start: int, length: int) -> Any:
     """Hash of `length` hashes in their order. hashes: (n,) uint64."""
     state = SEED
     for position in range(start, start + length):
-        state = finish(state ^ hashes[position]) * _PRIME
+        state = finish(state ^ hashes[position]) * PRIME
     return finish(state)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from data_engine.kernels.hashing import SEED, find_or_insert, finish, step, table_size
-from data_engine.kernels.unicode import SPACE, TERMINAL, decode, entry
+from data_engine.kernels.hashing import PRIME, SEED, find_or_insert, finish, step, table_size
+from data_engine.kernels.unicode import SPACE, TERMINAL, decode, entry, line_end
 
 COLUMNS = (
     "lines",
@@ -54,11 +54,8 @@ def line_statistics(
         paragraph_state, paragraph_length = SEED, 0
         while at <= end:
             begin = at
-            every_bit = np.uint8(0)
-            while at < end and utf8[at] != 10:
-                every_bit |= utf8[at]
-                at += 1
-            if every_bit < 0x80:
+            at, ascii_only = line_end(utf8, at, end)
+            if ascii_only:
                 state, length, first, last, ellipsis = _ascii_line(utf8, begin, at, classes)
             else:
                 state, length, first, last, ellipsis = _line(utf8, begin, at, classes)
@@ -122,11 +119,20 @@ def _ascii_line(utf8: np.ndarray, at: int, end: int, classes: np.ndarray) -> tup
         at += 1
     while at < end and classes[utf8[end - 1]] & SPACE:
         end -= 1
-    state = SEED
     if at == end:
-        return state, 0, 0, 0, False
-    for place in range(at, end):
+        return SEED, 0, 0, 0, False
+    state = np.uint64(SEED ^ np.uint64(end - at))
+    place = at
+    while place + 8 <= end:
+        unit = np.uint64(0)
+        for shift in range(8):
+            unit |= np.uint64(utf8[place + shift]) << np.uint64(8 * shift)
+        state = (state ^ unit) * PRIME
+        state ^= state >> np.uint64(32)
+        place += 8
+    while place < end:
         state = step(state, utf8[place])
+        place += 1
     dots = 0
     while dots < 3 and end - dots > at and utf8[end - 1 - dots] == 46:
         dots += 1
