@@ -114,7 +114,7 @@ def line_end(utf8: np.ndarray, at: int, end: int) -> tuple[int, bool]:
     while at < end and utf8[at] != 10:
         every_bit |= utf8[at]
         at += 1
-    return at, every_bit < 0x80
+    return at, bool(every_bit < 0x80)
 
 
 @numba.njit(nogil=True, cache=True)
