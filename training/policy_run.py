@@ -14,7 +14,6 @@ from core.report import Report
 from core.run import Run
 from training import metrics, rollout
 from training.episodes import Judge, PolicyConfig, Rollouts, require_columns
-from training.feedback import Feedback
 from training.launch import launch
 from training.model import count_parameters
 from training.objectives import Objective
@@ -47,7 +46,6 @@ def train(
     prompts, held_out = tables["prompts"], tables.get("heldout")
     precision = resolve(config.precision, config.bf16_path)
     scorer = Scorer(config.rewards, world.device)
-    feedback = Feedback(directory, world.is_main)
     sampler = rollout.build(
         config.rollout,
         config.checkpoint,
@@ -57,7 +55,6 @@ def train(
         config.seed,
         world,
         precision,
-        feedback,
         directory,
     )
     model = wrap(tuned.model)

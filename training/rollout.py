@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from core.config import RUNTIME, Config
 from core.errors import RaymillError
-from training.feedback import Feedback
 from training.model import bare
 from training.precision import Precision
 from training.world import World
@@ -86,14 +85,13 @@ def build(
     seed: int,
     world: World,
     precision: Precision,
-    feedback: Feedback | None = None,
     directory: Path | None = None,
 ) -> Sampler:
     """The sampler that the configuration asks for. context: tokens of prompt and answer together, at most."""
     if config.engine == "vllm":
         assert directory is not None
         return VllmSampler(config, checkpoint, stop_tokens, context, seed, world, precision, directory)
-    return TransformersSampler(config, stop_tokens, padding, seed, world, precision, feedback)
+    return TransformersSampler(config, stop_tokens, padding, seed, world, precision)
 
 
 # --- transformers -------------------------------------------------------------------------------------------------
@@ -114,11 +112,10 @@ class TransformersSampler:
         seed: int,
         world: World,
         precision: Precision,
-        feedback: Feedback | None = None,
     ) -> None:
         self.config, self.padding, self.seed = config, padding, seed
         self.stop_tokens = torch.tensor(list(stop_tokens), device=world.device)
-        self.world, self.precision, self.feedback = world, precision, feedback
+        self.world, self.precision = world, precision
         self.sync_seconds = 0.0
 
     def sample(self, model: nn.Module, requests: Sequence[Request], greedy: bool = False) -> list[Completion]:
@@ -133,8 +130,6 @@ class TransformersSampler:
         for begin in range(0, len(mine), self.config.batch):
             part = mine[begin : begin + self.config.batch]
             found.update(zip(part, self._batch(base, [requests[i] for i in part], greedy), strict=True))
-            if self.feedback is not None:
-                self.feedback.update("sample", len(found) * self.world.size, len(requests), "answers")
         for others in self.world.gather(found):
             found.update(others)
         base.train(training)

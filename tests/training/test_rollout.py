@@ -95,7 +95,7 @@ def test_vllm_samples_from_the_policy_as_it_is_now(ray_session, tmp_path):
     shape = fixtures.TINY.model_copy(update={"hidden_size": 64, "heads": 2})
     folder = fixtures.write_checkpoint(tmp_path / "base", shape)
     model = lora.attach(checkpoint.load_model(folder), LoraSettings(rank=4), 0)
-    asked, stop = requests(16), list(range(0, 500, 9))
+    asked, stop = requests(16), list(range(0, 500, 25))
     config = RolloutConfig(engine="vllm", max_new_tokens=8, kv_cache_gib=0.05, temperature=0.8, threads=1)
     engine = rollout.build(config, str(folder), stop, 1, 64, 0, World(), FP32, directory=tmp_path)
     plain = TransformersSampler(config, stop, 1, 0, World(), FP32)
