@@ -41,14 +41,15 @@ def settings_of(output, path, **changes):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """`settings(output)` of a build of some tens of shards, with exact and near copies across them."""
+    """`settings(output)` of a build of some tens of shards of pages and rows, exact and near copies across them."""
     folder = tmp_path_factory.mktemp("corpus")
+    rows = corpora.rows_of(corpora.texts(13, originals=120))
     pages = [
-        (f"http://h/{number}", "200 OK", [("Content-Type", "text/html")], corpora.page(text).encode())
-        for number, text in enumerate(corpora.texts(13, originals=120))
+        (row["url"], "200 OK", [("Content-Type", "text/html")], corpora.page(row["text"]).encode()) for row in rows[:70]
     ]
-    (folder / "a.warc.gz").write_bytes(corpora.warc(pages))
-    return lambda output: settings_of(output, folder / "a.warc.gz", shard_bytes=20_000)
+    (folder / "pages.warc.gz").write_bytes(corpora.warc(pages))
+    corpora.write_jsonl(folder / "rows.jsonl", rows[70:])
+    return lambda output: settings_of(output, folder / "*", shard_bytes=20_000)
 
 
 def build(settings):
