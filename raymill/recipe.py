@@ -62,6 +62,11 @@ class Plan:
         self.path = Path(path)
         data = core_config.load_yaml(self.path)
         stages = data.get("stages")
+        if "stages" not in data and "output" in data:
+            raise UserError(
+                f"{self.path}: holds no stages, so it is no recipe; the configuration of a single stage goes to its "
+                f"own command, as in 'raymill data build {self.path}'"
+            )
         names = list(stages) if isinstance(stages, dict) else []
         data = core_config.apply_overrides(data, [_into_stages(override, names) for override in overrides])
         declared = data.get("services") or {}

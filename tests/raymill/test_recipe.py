@@ -65,6 +65,13 @@ def test_mistakes_in_a_recipe_are_one_line(recipe, override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_configuration_of_one_stage_is_no_recipe(tmp_path):
+    path = tmp_path / "build.yaml"
+    path.write_text("output: runs/documents\nsources: [{name: mine, paths: ['*.jsonl']}]\n")
+    with pytest.raises(UserError, match=r"build\.yaml: holds no stages, so it is no recipe; .*its own command"):
+        Plan(path)
+
+
 def test_unknown_stage_names_are_refused(recipe):
     plan = Plan(recipe)
     for arguments in (("krawl", None), (None, "krawl")):
