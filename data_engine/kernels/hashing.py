@@ -20,6 +20,13 @@ def step(state: Any, unit: Any) -> Any:
     return (np.uint64(state) ^ np.uint64(unit)) * PRIME
 
 
+@numba.njit(inline="always")
+def step_or_begin(state: Any, unit: Any, inside: bool) -> Any:
+    """A step where `inside`, else the state before any unit. Without a branch: where a word ends cannot be foretold."""
+    every_bit = np.uint64(0) - np.uint64(inside)
+    return (step(state, unit) & every_bit) | (SEED & ~every_bit)
+
+
 @numba.njit(nogil=True, cache=True)
 def finish(state: Any) -> Any:
     """The MurmurHash3 finaliser: every bit of the result depends on every bit of the state."""

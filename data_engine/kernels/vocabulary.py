@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from data_engine.kernels.hashing import SEED, contains, finish, step
+from data_engine.kernels.hashing import SEED, contains, finish, step, step_or_begin
 from data_engine.kernels.unicode import ASCII_WORD, LETTERLIKE, UNSPACED, decode, entry
 
 _PREFIX = np.uint64(0x9E3779B97F4A7C15)
@@ -122,13 +122,19 @@ def count_matches(
         inside = started = False
         at, end = offsets[document], offsets[document + 1]
         while at <= end:
-            begin = at
-            while at < end and ASCII_WORD[utf8[at]]:
-                state = step(state, ASCII_WORD[utf8[at]])
+            if at < end and utf8[at] < 0x80:
+                # a branch only where a token ends that may be in a list
+                unit = ASCII_WORD[utf8[at]]
                 at += 1
-                if known[state & _LOW] & _START:
+                listed = np.int64(started) | np.int64(known[state & _LOW] & _WORD)
+                if listed & np.int64(inside) & np.int64(unit == 0):
+                    _count(own, keys, starts, seen, state, document, found, hits, total, distinct)
+                    started = False
+                inside = unit != 0
+                state = step_or_begin(state, unit, inside)
+                if np.int64(known[state & _LOW] >> 1) & np.int64(inside):
                     started |= _find(own, keys, starts, seen, state, _START, hits)
-            inside = inside or at > begin
+                continue
             if at < end:
                 point, following = decode(utf8, at, end)
                 place = entry(point)
@@ -137,16 +143,8 @@ def count_matches(
                 point, following, place, kind = 0, at + 1, 0, np.uint8(0)
             alone = kind & UNSPACED != 0
             if inside and (alone or not kind & LETTERLIKE):
-                if known[state & _LOW] & _WORD:
-                    started |= _find(own, keys, starts, seen, state, _WORD, hits)
-                if started:
-                    for number in range(lists):
-                        hit = hits[number]
-                        if hit >= 0:
-                            total[document, number] += 1
-                            distinct[document, number] += found[hit] != document + 1
-                            found[hit] = document + 1
-                            hits[number] = -1
+                if started or known[state & _LOW] & _WORD:
+                    _count(own, keys, starts, seen, state, document, found, hits, total, distinct)
                 state = SEED
                 inside = started = False
             if kind & LETTERLIKE and not alone:
@@ -170,6 +168,30 @@ def _find(
             hits[number] = _position(keys, starts[row], starts[row + 1], key)
             some |= hits[number] >= 0
     return some
+
+
+@numba.njit(nogil=True, cache=True)
+def _count(
+    rows: np.ndarray,
+    keys: np.ndarray,
+    starts: np.ndarray,
+    seen: np.ndarray,
+    state: Any,
+    document: int,
+    found: np.ndarray,
+    hits: np.ndarray,
+    total: np.ndarray,
+    distinct: np.ndarray,
+) -> None:
+    """A token has ended: count what it hits, and forget it. found: the document + 1 that last hit each entry."""
+    _find(rows, keys, starts, seen, state, _WORD, hits)
+    for number in range(rows.size):
+        hit = hits[number]
+        if hit >= 0:
+            total[document, number] += 1
+            distinct[document, number] += found[hit] != document + 1
+            found[hit] = document + 1
+            hits[number] = -1
 
 
 @numba.njit(nogil=True, cache=True)

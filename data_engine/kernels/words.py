@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from data_engine.kernels.hashing import SEED, finish, step
+from data_engine.kernels.hashing import SEED, finish, step, step_or_begin
 from data_engine.kernels.unicode import (
     ALPHA,
     ASCII_WORD,
@@ -56,34 +56,39 @@ def split_words(
     length = 0
     at = start
     while at < end:
-        begin = at
-        while at < end and is_printed(utf8[at]):
-            state = step(state, utf8[at])
+        byte = utf8[at]
+        printed = is_printed(byte)
+        if printed or byte == 32:
+            # as in split_tokens: what is written counts only when the word ends
+            hashes[count] = state
+            lengths[count] = length
+            count += np.int64(length > 0) & np.int64(not printed)
+            state = step_or_begin(state, byte, printed)
+            length = (length + 1) * np.int64(printed)
             at += 1
-        length += at - begin
-        if at == end:
-            break
-        point, following = decode(utf8, at, end)
+            continue
+        point, at = decode(utf8, at, end)
         kind = classes[entry(point)]
         alone = kind & UNSPACED != 0
         if length and (alone or kind & SPACE):
-            hashes[count] = finish(state)
+            hashes[count] = state
             lengths[count] = length
             count += 1
             state = SEED
             length = 0
         if alone:
-            hashes[count] = finish(step(SEED, point))
+            hashes[count] = step(SEED, point)
             lengths[count] = 1
             count += 1
         elif not kind & SPACE:
             state = step(state, point)
             length += 1
-        at = following
     if length:
-        hashes[count] = finish(state)
+        hashes[count] = state
         lengths[count] = length
         count += 1
+    for word in range(count):
+        hashes[word] = finish(hashes[word])
     return count
 
 
@@ -180,12 +185,12 @@ def split_tokens(
     while at < end:
         byte = utf8[at]
         if byte < 0x80:
-            # without a branch on where a token ends, which cannot be foretold: what is written counts only when it does
+            # what is written counts only when the token ends
             unit = ASCII_WORD[byte]
             hashes[count] = state
-            count += inside and unit == 0
-            state = step(state, unit) if unit else SEED
+            count += np.int64(inside) & np.int64(unit == 0)
             inside = unit != 0
+            state = step_or_begin(state, unit, inside)
             at += 1
             continue
         point, at = decode(utf8, at, end)
