@@ -1,5 +1,7 @@
 """Words between spaces: their number, lengths and kinds, and the word hashes that repetition is measured on."""
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -51,9 +53,9 @@ def split_words(
     A word is a maximal run without white space; each character of an unspaced script is a word of its own.
     hashes: uint64, lengths: int32, both at least end - start long.
     """
-    count = 0
+    count: Any = 0
     state = SEED
-    length = 0
+    length: Any = 0
     at = start
     while at < end:
         byte = utf8[at]
@@ -178,7 +180,7 @@ def split_tokens(
     A token is a maximal run of letters, digits and combining marks: punctuation and case make no difference. Each
     character of an unspaced script is a token of its own. hashes: uint64, at least end - start long.
     """
-    count = 0
+    count: Any = 0
     state = SEED
     inside = False
     at = start
