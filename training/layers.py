@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from training.model import COMPILED_LOSS
 from training.precision import Precision
 
 Checkpointing = Literal["none", "selective", "full"]
@@ -32,6 +33,9 @@ class Prepared:
 
     def __init__(self, base: Any, checkpointing: Checkpointing, compiled: bool, precision: Precision) -> None:
         self._layers = layers_of(base) if compiled or checkpointing != "none" else []
+        self._base = base
+        if compiled:
+            setattr(base, COMPILED_LOSS, True)
         self._before = [layer.__dict__.get("forward") for layer in self._layers]
         for layer in self._layers:
             if compiled:
@@ -42,6 +46,7 @@ class Prepared:
 
     def undo(self) -> None:
         """Give every layer the forward pass that it had."""
+        self._base.__dict__.pop(COMPILED_LOSS, None)
         for layer, before in zip(self._layers, self._before, strict=True):
             layer.__dict__.pop("forward", None)
             if before is not None:

@@ -20,6 +20,8 @@ from training.presets import PRESETS, Preset
 _VOCABULARY_MULTIPLE = 64
 SHARDED_LOSSES = "sharded_losses"
 """Method of a sharded model that gathers its weights around `losses_of` (sharding.py)."""
+COMPILED_LOSS = "compiled_loss"
+"""Attribute of a model whose loss is compiled as its layers are (layers.py)."""
 
 
 class ModelConfig(Config):
@@ -133,14 +135,15 @@ def losses_of(base: Any, batch: Batch, precision: Precision, per_token: bool) ->
             logits_NV = base(**inputs, use_cache=False).logits.flatten(0, 1)
             return cross_entropy(logits_NV.float(), labels_N, reduction="none" if per_token else "sum")
         hidden_ND = base.get_decoder()(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+    how: dict[str, Any] = {"products": precision.name, "compiled": getattr(base, COMPILED_LOSS, False)}
     if batch.labelled == len(labels_N):
-        return (token_losses if per_token else loss_sum)(hidden_ND, head, labels_N, precision.name)
+        return (token_losses if per_token else loss_sum)(hidden_ND, head, labels_N, **how)
     # The head is spared the tokens without a label: prompts, padding.
     places_K = (labels_N != IGNORED).nonzero()[:, 0]
     hidden_KD, labels_K = hidden_ND[places_K], labels_N[places_K]
     if not per_token:
-        return loss_sum(hidden_KD, head, labels_K, precision.name)
-    losses_K = token_losses(hidden_KD, head, labels_K, precision.name)
+        return loss_sum(hidden_KD, head, labels_K, **how)
+    losses_K = token_losses(hidden_KD, head, labels_K, **how)
     return losses_K.new_zeros(len(labels_N)).index_copy(0, places_K, losses_K)
 
 

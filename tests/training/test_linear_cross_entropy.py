@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from training import linear_cross_entropy
 from training.linear_cross_entropy import IGNORED, loss_sum, token_losses
 
 TOKENS, WIDTH, VOCABULARY = 37, 16, 50
@@ -103,3 +104,18 @@ def test_large_logits_do_not_overflow():
     hidden, weight, labels, _ = problem(torch.float32, ignored=0)
     losses, *_ = truth(hidden * 1e3, weight * 1e3, labels, torch.ones(TOKENS))
     assert close(token_losses(hidden * 1e3, weight * 1e3, labels), losses, 1e-5)
+
+
+@pytest.mark.parametrize("function", [loss_sum, token_losses])
+def test_what_is_compiled_is_the_same_function(monkeypatch, function):
+    """As it is handed to the compiler; test_layers.py compiles it."""
+    monkeypatch.setattr(linear_cross_entropy, "_compiled_slope", lambda: linear_cross_entropy._fusible_slope)
+    hidden, weight, labels, _ = problem()
+    found = []
+    for compiled in (False, True):
+        h, w = (t.float().requires_grad_() for t in (hidden, weight))
+        loss = function(h, w, labels, chunk=8, compiled=compiled)
+        loss.sum().backward()
+        found.append((loss.detach(), h.grad, w.grad))
+    for plain, other in zip(*found, strict=True):
+        torch.testing.assert_close(plain, other, rtol=1e-5, atol=1e-6)
