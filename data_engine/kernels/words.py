@@ -53,44 +53,39 @@ def split_words(
     A word is a maximal run without white space; each character of an unspaced script is a word of its own.
     hashes: uint64, lengths: int32, both at least end - start long.
     """
-    count: Any = 0
+    count = 0
     state = SEED
-    length: Any = 0
+    length = 0
     at = start
     while at < end:
-        byte = utf8[at]
-        printed = is_printed(byte)
-        if printed or byte == 32:
-            # as in split_tokens: what is written counts only when the word ends
-            hashes[count] = state
-            lengths[count] = length
-            count += np.int64(length > 0) & np.int64(not printed)
-            state = step_or_begin(state, byte, printed)
-            length = (length + 1) * np.int64(printed)
+        begin = at
+        while at < end and is_printed(utf8[at]):
+            state = step(state, utf8[at])
             at += 1
-            continue
-        point, at = decode(utf8, at, end)
+        length += at - begin
+        if at == end:
+            break
+        point, following = decode(utf8, at, end)
         kind = classes[entry(point)]
         alone = kind & UNSPACED != 0
         if length and (alone or kind & SPACE):
-            hashes[count] = state
+            hashes[count] = finish(state)
             lengths[count] = length
             count += 1
             state = SEED
             length = 0
         if alone:
-            hashes[count] = step(SEED, point)
+            hashes[count] = finish(step(SEED, point))
             lengths[count] = 1
             count += 1
         elif not kind & SPACE:
             state = step(state, point)
             length += 1
+        at = following
     if length:
-        hashes[count] = state
+        hashes[count] = finish(state)
         lengths[count] = length
         count += 1
-    for word in range(count):
-        hashes[word] = finish(hashes[word])
     return count
 
 
