@@ -156,6 +156,8 @@ class Rollouts:
         self.facts: dict[str, float] = {}
         """Of the rollout at hand, for the log."""
         self.episodes: list[Episode] = []
+        self.steps = 0
+        """Optimizer steps that have been served, this run and those before a resume together."""
         self._number = -1
 
     def attach(self, model: nn.Module, precision: Precision, reference: Reference | None) -> None:
@@ -167,6 +169,7 @@ class Rollouts:
     def micro_batches(self, consumed: int, count: int, rank: int, size: int) -> Iterator[tuple[int, PolicyBatch]]:
         """This rank's micro-batches of the step after `consumed` answers; samples a rollout where one begins."""
         step = consumed // count
+        self.steps = step + 1
         number, inside = divmod(step, self.config.rollout_steps)
         if number != self._number:
             self.episodes, self.facts = self._rollout(number, step)

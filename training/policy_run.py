@@ -71,12 +71,10 @@ def train(
     def facts() -> dict[str, float]:
         """Called after each step: what the log holds of the rollout at hand, and at times of the held-out prompts."""
         found = dict(samples.facts)
-        steps["done"] = steps.get("done", 0) + 1
-        if held_out is not None and config.evaluate_every and steps["done"] % config.evaluate_every == 0:
+        if held_out is not None and config.evaluate_every and samples.steps % config.evaluate_every == 0:
             found["heldout_reward"] = float(np.mean(held_out_rewards()))
         return found
 
-    steps: dict[str, int] = {}
     trainer = Trainer(
         config,
         directory,
