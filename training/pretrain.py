@@ -24,6 +24,7 @@ from training.mixture import MixtureConfig
 from training.model import ModelConfig, count_parameters, initialize, parameters_of
 from training.objectives import NextToken
 from training.packing import PackedDocuments, unigram_counts, unigram_entropy
+from training.prefetch import Ahead
 from training.report import mixture_section, training_report
 from training.rope import RopeScaling, context
 from training.trainer import TrainConfig, Trainer
@@ -65,18 +66,21 @@ class PretrainConfig(TrainConfig):
 
 
 class _Sequences:
-    """A step's share of packed sequences, micro-batch by micro-batch."""
+    """A step's share of packed sequences, micro-batch by micro-batch, each made while the one before is trained on."""
 
     def __init__(self, documents: PackedDocuments | MixedDocuments, micro_batch: int) -> None:
         self.documents = documents
         self.micro_batch = micro_batch
+        self._ahead = Ahead(documents.sequences)
 
     def micro_batches(self, consumed: int, count: int, rank: int, size: int) -> Iterator[tuple[int, Batch]]:
         """Micro-batches rank, rank + size, ... of sequences consumed .. consumed + count - 1."""
         starts = range(0, count, self.micro_batch)
-        for number in range(rank, len(starts), size):
-            start = starts[number]
-            yield number, self.documents.sequences(consumed + start, min(self.micro_batch, count - start))
+        numbers = range(rank, len(starts), size)
+        places = [(consumed + starts[n], min(self.micro_batch, count - starts[n])) for n in numbers]
+        for number, place, following in zip(numbers, places, [*places[1:], *places[:1]], strict=True):
+            step = count if following <= place else 0  # the first one of the next step
+            yield number, self._ahead.get(place, (following[0] + step, following[1]))
 
 
 def work(config: PretrainConfig, directory: Path, world: World) -> dict[str, Any]:
