@@ -27,6 +27,8 @@ _PREFIX = "raymill_"
 def choose(model: Any, kind: Kind, device: torch.device, precision: Precision) -> tuple[Kind, str]:
     """What `kind` is for this model on this device, and why. Raises UserError for what cannot be had."""
     plain = "" if getattr(model, "_supports_attention_backend", False) else f"{model.config.model_type} has its own"
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        plain = f"{model.config.model_type} caps its scores"
     if device.type != "cuda":
         lacks = {"varlen": plain, "flex": plain or "it has no backward pass on a CPU"}
         order: tuple[Kind, ...] = ("varlen", "sdpa")
@@ -58,7 +60,7 @@ def _why_no_varlen() -> str:
 
 def install(model: Any, kind: Kind, length: int) -> None:
     """Let every layer of a `transformers` model attend in this way. Raises UserError for layers with a shorter view."""
-    config = model.config
+    config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and length > window:
         raise UserError(
@@ -111,6 +113,8 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention output (batch, length, heads, width of a head), in the way that the inputs ask for."""
+    if kwargs.get("s_aux") is not None:
+        raise UserError(f"{type(module).__name__} has attention sinks, which training does not support")
     if isinstance(attention_mask, BlockMask):
         return _flex(query_BHTD, key_BGTD, value_BGTD, attention_mask, scaling), None
     if segment_lengths is not None:
