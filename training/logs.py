@@ -71,7 +71,9 @@ class _WeightsAndBiases:
         from core.storage import digest_bytes
 
         identity = digest_bytes([str(directory.resolve()).encode()])[:16]
-        self._run = wandb.init(project="raymill", name=directory.name, id=identity, dir=directory, resume="allow")
+        scratch = directory / ".wandb"  # its own copies are no part of the artifact
+        scratch.mkdir(exist_ok=True)
+        self._run = wandb.init(project="raymill", name=directory.name, id=identity, dir=scratch, resume="allow")
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log(dict(numbers), step=step)
