@@ -67,7 +67,9 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
     fixed = PackedExamples(held_out.units, config.seed, config.micro_batch, config.max_length, padding)
     held_out_batches = [batch for _, batch in fixed.batches(range(len(held_out.units)))]
     early = config.early_stopping
-    stopping = EarlyStopping(early.patience, directory, tuned.model, world) if early else None
+    stopping = EarlyStopping(early.patience, directory) if early else None
+    if early:
+        config = config.model_copy(update={"export": "best"})
 
     def validate() -> dict[str, float]:
         return {"validation_loss": evaluate(tuned.model, objective, held_out_batches, world, trainer.precision)["loss"]}
@@ -86,7 +88,6 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
         stopping=stopping,
     )
     last = trainer.run()
-    best = stopping.restore() if stopping is not None else None
     chosen = permutation(len(held_out.rows), config.seed, 0)[: config.exact_match_prompts]
     asked = questions([held_out.rows[int(i)] for i in sorted(chosen)], encoder)
     after, answers = exact_match(
@@ -108,7 +109,7 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
     world.barrier()
     return {
         "last": last,
-        "best": best or [last.get("step"), last.get("validation_loss")],
+        "exported_step": trainer.exported_step,
         "stopped_early": last.get("step", 0) < trainer.steps,
         "examples": {"train": len(train.units), "heldout": len(held_out.units)},
         "skipped": {"train": train.skipped, "heldout": held_out.skipped},
@@ -132,9 +133,10 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         cut = {"skip": "cut", "truncate": "cut", "split": "split"}[config.too_long]
         run.log.info("%s", found.told(path, f"conversations, {found.too_long:,} of them {cut}"))
     result = launch(config, run, __name__)
-    last, (best_step, best_loss) = result["last"], result["best"]
-    if best_step < last["step"] or result["stopped_early"]:
-        run.log.info("stopped at step %s; the weights are those of step %s", f"{last['step']:,}", f"{best_step:,}")
+    last, exported = result["last"], result["exported_step"]
+    losses = {row["step"]: row["validation_loss"] for row in metrics.read(run.directory)}
+    if exported < last["step"] or result["stopped_early"]:
+        run.log.info("stopped at step %s; the weights are those of step %s", f"{last['step']:,}", f"{exported:,}")
     match: Mapping[str, Mapping[str, float]] = result["exact_match"]
     headline = [
         f"exact match on held-out prompts, {task}: base {match['base'].get(task, 0.0):.3f}, tuned {share:.3f}, "
@@ -152,8 +154,8 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         "split_examples" if config.too_long == "split" else "truncated_examples": result["too_long"],
     }
     found_metrics = {
-        "validation_loss": best_loss,
-        "best_step": best_step,
+        "validation_loss": losses[exported],
+        "exported_step": exported,
         "stopped_early": result["stopped_early"],
         "training_loss": last["loss"],
         "exact_match": match["tuned"],
@@ -163,24 +165,24 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         "precision": result["precision"],
         "headline": headline,
     }
-    return run.commit(counts=counts, metrics=found_metrics, report=_report(run, result))
+    return run.commit(counts=counts, metrics=found_metrics, report=_report(run, result, losses[exported]))
 
 
-def _report(run: Run, result: Mapping[str, Any]) -> Any:
+def _report(run: Run, result: Mapping[str, Any], held_out_loss: float) -> Any:
     last, match = result["last"], result["exact_match"]
     facts = {
         "exact match, held out": match["tuned"]["all"],
         "the same, base model": match["base"]["all"],
         "best constant guess": match["constant"]["all"],
-        "held-out loss": result["best"][1],
+        "held-out loss": held_out_loss,
         "training loss": last["loss"],
         "conversations": result["examples"]["train"],
         "trainable parameters": result["trainable"],
         "precision": result["precision"],
     }
     summary = f"{last['step']:,} steps, {last['tokens']:,} tokens, loss on the assistant's tokens"
-    if result["best"][0] < last["step"]:
-        summary += f"; the weights are those of step {result['best'][0]:,}, whose held-out loss was lowest"
+    if result["exported_step"] < last["step"]:
+        summary += f"; the weights are those of step {result['exported_step']:,}, whose held-out loss was lowest"
     report = training_report("Supervised fine-tuning", summary, facts, metrics.read(run.directory))
     rows = [[task, *(match[name].get(task, 0.0) for name in ("base", "tuned", "constant"))] for task in match["tuned"]]
     report.table("Exact match by task", ["task", "base", "tuned", "best constant guess"], rows, _GUESS)
