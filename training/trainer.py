@@ -146,11 +146,8 @@ class Trainer:
         attentions.install(bare(model), self.attention[0], length)
         # One process has nothing to share out.
         self.sharded = Sharded(model) if config.parallel == "fsdp" and world.size > 1 else None
-        if self.sharded is not None and (stopping is not None or not getattr(objective, "shards", False)):
-            raise UserError(
-                "parallel: fsdp is for pretraining and for supervised fine-tuning without early_stopping; set "
-                "parallel: ddp"
-            )
+        if self.sharded is not None and not getattr(objective, "shards", False):
+            raise UserError("parallel: fsdp is for pretraining and supervised fine-tuning; set parallel: ddp")
         self.prepared = Prepared(bare(model), config.activation_checkpointing, config.compile, self.precision)
         if self.sharded is not None:
             self.sharded.shard(world, self.precision)

@@ -136,7 +136,7 @@ def test_methods_that_call_the_model_unevenly_are_refused(tokens, tmp_path):
         shards = False
 
     config = runs.config(tmp_path, parallel="fsdp")
-    with pytest.raises(UserError, match="parallel: fsdp is for pretraining and for supervised"):
+    with pytest.raises(UserError, match="parallel: fsdp is for pretraining and supervised"):
         runs.trainer(
             tmp_path, config, runs.documents(tokens, config), runs.model(), World(0, 2), objective=Preference()
         )
