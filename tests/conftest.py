@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
 
 ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("unhurried", deadline=None)  # timings decide no test
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
