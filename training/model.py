@@ -79,7 +79,8 @@ class ModelConfig(Config):
     def require(self, found: PreTrainedConfig, where: str) -> None:
         """Raise UserError unless the checkpoint at `where` has every setting that was given here."""
         wanted = self.to_transformers(found.vocab_size)
-        for setting in self.model_fields_set - {"preset", "max_length", "attention_dropout", "initializer_range"}:
+        given = self.model_fields_set - {"preset", "max_length", "attention_dropout", "initializer_range"}
+        for setting in (name for name in type(self).model_fields if name in given):
             name = {
                 "architecture": "model_type",
                 "layers": "num_hidden_layers",
