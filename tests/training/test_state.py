@@ -14,7 +14,7 @@ from tests.training import runs
 from training import lora, metrics, saved_steps, state
 from training.objectives import NextToken
 
-STEPS = 6
+STEPS = 10
 TIMES = {"step_seconds", "data_seconds", "tokens_per_second", "mfu", "memory_gib", "validation_seconds"}
 
 
