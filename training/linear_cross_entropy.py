@@ -143,10 +143,13 @@ def _times(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:
 
 
 def _rows(hidden_ND: Tensor, weight_VD: Tensor, chunk: int | None) -> int:
-    """Tokens in a chunk: 512, on a GPU as many as make 2^28 logits."""
+    """Tokens in a chunk: as many as make 2^28 logits on a GPU; on a CPU 512, fewer where they make more than 2^25."""
     if chunk is not None:
         return chunk
-    return 512 if hidden_ND.device.type == "cpu" else max(512, (1 << 28) // weight_VD.shape[0])
+    vocabulary = weight_VD.shape[0]
+    if hidden_ND.device.type == "cpu":
+        return max(64, min(512, (1 << 25) // vocabulary))
+    return max(512, (1 << 28) // vocabulary)
 
 
 def loss_sum(
