@@ -1,9 +1,11 @@
 """The local cluster's state file and its refusals; starting and stopping are in test_cluster_commands."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -98,10 +100,11 @@ def test_only_local_clusters_are_started(raymill):
 def test_a_start_that_fails_leaves_nothing_running(state, monkeypatch, free_ports):
     """Under load the raylet may not come up in time; Ray then leaves the head and the dashboard behind."""
     monkeypatch.setattr(local, "_START_SECONDS", 4.0)
-    begun = []
-    monkeypatch.setattr(local.tempfile, "mkdtemp", lambda prefix: begun.append(str(state.parent / prefix)) or begun[0])
+    begun, mkdtemp = [], tempfile.mkdtemp  # pytest's own directory is too long for Ray's sockets (107 bytes)
+    monkeypatch.setattr(local.tempfile, "mkdtemp", lambda prefix: begun.append(mkdtemp(prefix=prefix)) or begun[0])
     with pytest.raises(RaymillError, match=r"did not come to an end within 4 s|the dashboard did not come up"):
         local.up(cores=1, port=free_ports[0], dashboard_port=free_ports[1])
     assert len(begun) == 1
     assert local._processes(begun[0]) == []
     assert not state.exists()
+    shutil.rmtree(begun[0])
