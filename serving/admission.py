@@ -18,10 +18,14 @@ class Gate:
     """
 
     def __init__(self, running: int, waiting: int) -> None:
-        self.running = running
-        self.limit = running + waiting
         self.inside = 0
         self._mean_seconds = 1.0
+        self.resize(running, waiting)
+
+    def resize(self, running: int, waiting: int) -> None:
+        """Change the limits; whoever is inside already stays."""
+        self.running = running
+        self.limit = running + waiting
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
