@@ -1,8 +1,8 @@
 """What the door serves, by the names that clients ask for; it may change while the door is open."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,9 @@ class ModelEntry(Config):
     running: int = Field(8, ge=1, description="requests that its replicas work on together")
     waiting: int = Field(32, ge=0, description="requests that may wait behind those")
     adapters: list[Name] = Field(default_factory=list, description="LoRA adapters that its engine knows by these names")
+    task: Literal["generate", "embed"] = Field("generate", description="what its engine was started for")
+    max_model_len: int | None = Field(None, ge=1, description="its context; None: its replica is asked")
+    sleeps: bool = Field(False, description="it may have no replica: it counts as ready and is not woken by probes")
 
 
 class Listing(Config):
@@ -53,6 +56,7 @@ class Served:
     """The model whose queue and replicas it uses."""
     backend: Backend
     gate: Gate
+    entry: ModelEntry
 
     @property
     def parent(self) -> str | None:
@@ -83,10 +87,10 @@ class Catalogue:
             gate = old[name].gate if name in old else Gate(model.running, model.waiting)
             gate.resize(model.running, model.waiting)
             for engine_name in (name, *model.adapters):
-                found[engine_name] = Served(engine_name, engine_name, name, connected[name], gate)
+                found[engine_name] = Served(engine_name, engine_name, name, connected[name], gate, model)
         for alias, target in new.aliases.items():
             served = found[target]
-            found[alias] = Served(alias, served.engine_name, served.model, served.backend, served.gate)
+            found[alias] = replace(served, name=alias)
         self._served, self.listing = found, new
 
     def _backend(self, name: str, model: ModelEntry, old: Served | None) -> Backend:

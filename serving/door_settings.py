@@ -22,7 +22,6 @@ class DoorConfig(Config):
         1024, ge=1, description="requests inside the door together, of all models; more are answered 429"
     )
     max_body_bytes: Annotated[int, RUNTIME] = Field(2_000_000, ge=1024, description="largest request body")
-    max_json_depth: Annotated[int, RUNTIME] = Field(32, ge=4, le=100, description="deepest nesting of a request body")
     body_timeout_s: Annotated[float, RUNTIME] = Field(
         20.0, gt=0, description="how long a client may take to send its request body"
     )
@@ -38,6 +37,7 @@ class DoorConfig(Config):
         None, description="file to which every answered request adds one line of JSON"
     )
     audit_prompts: Annotated[bool, RUNTIME] = Field(False, description="write prompts into audit_log as well")
+    chat_page: Annotated[bool, RUNTIME] = Field(False, description="a page at / to talk to the models; asks for a key")
 
     @model_validator(mode="after")
     def _tls_has_both_files(self) -> Self:
