@@ -3,16 +3,20 @@
 vLLM (10 s of imports on 2 cores) is imported in the replica alone; the driver and the door stay light.
 """
 
+import asyncio
 import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from serving import errors
+from serving import engine_metrics, errors, fetch
+from serving.adapters import AdapterSet, Listed
 from serving.engine import EngineSettings
 from serving.errors import ApiError
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from ray.serve.llm import LLMConfig
 
 Kind = Literal["chat", "completions"]
+_LAST_WORDS_SECONDS = 0.2
+_SHARE_SECONDS = 5.0
 FAILURE_MARK = "engine did not start: "
 _ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]+\.)?(\w+(?:Error|Exception)): (\S.*)$")
 _VALIDATION = re.compile(r"Value error, (.+?)(?: \[type=|$)", re.MULTILINE)
@@ -46,10 +52,22 @@ class ModelReplica:
     ) -> None:
         self.model_id = model_id
         mark = _log_size()
+        self._folder = tempfile.TemporaryDirectory(prefix="raymill-")
         try:
+            checkpoint, settings = await asyncio.to_thread(fetch.engine_files, checkpoint, settings)
             self._server = await _start(_llm_config(model_id, checkpoint, settings, seed))
+            self._adapters = AdapterSet(self._server.engine, Path(self._folder.name))
+            self._watches_drafts = await _watch_drafts(self._server, settings)
         except Exception as error:  # noqa: BLE001 (every kind of failure has its reason in the log)
             raise RuntimeError(FAILURE_MARK + _reason(error, mark)) from None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """What changes without a new engine: `adapters`, (path, identity) by name."""
+        await self._adapters.update({name: Listed(*listed) for name, listed in user_config["adapters"].items()})
+
+    async def adapters(self) -> dict[str, str]:
+        """Identity by name of the adapters that the engine could load."""
+        return self._adapters.loaded
 
     async def generate(self, kind: Kind, body: dict[str, Any]) -> AsyncIterator[str | ApiError]:
         """Answer one request: one JSON text, or for a stream its server-sent events one by one.
@@ -76,6 +94,8 @@ class ModelReplica:
             yield ApiError(400, _plain(str(error)), param=getattr(error, "parameter", None))
         except EngineDeadError:
             yield errors.not_ready()
+            # At once, not at the next health check: until then each request that came here would fail.
+            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, os._exit, 1)
         except Exception:
             log.exception("a request failed in the engine")
             yield errors.internal()
@@ -104,10 +124,25 @@ class ModelReplica:
         return {"max_model_len": int(engine._engine_client.model_config.max_model_len)}
 
     async def metrics(self) -> str:
-        """vLLM's own metrics in Prometheus' text form."""
+        """vLLM's own metrics in Prometheus' text form, labelled with this replica."""
         from prometheus_client import generate_latest
+        from ray import serve
 
-        return generate_latest().decode()
+        text = generate_latest().decode()
+        if self._watches_drafts:
+            text += await self._draft_share()
+        return engine_metrics.labelled(text, replica=serve.get_replica_context().replica_id.unique_id)
+
+    async def _draft_share(self) -> str:
+        engine: Any = self._server.engine
+        try:
+            (share,) = await engine._engine_client.collective_rpc("draft_share", timeout=_SHARE_SECONDS)
+        except Exception:
+            log.exception("the engine does not tell its share of drafts")
+            return ""
+        name = "raymill_draft_share"
+        head = f"# HELP {name} Share of the last decoding steps that drafted.\n# TYPE {name} gauge\n"
+        return f'{head}{name}{{model_name="{self.model_id}"}} {share}\n'
 
     async def check_health(self) -> None:
         """Raises when the engine is dead; Ray Serve then replaces the replica."""
@@ -123,6 +158,8 @@ def _llm_config(model_id: str, checkpoint: str, settings: EngineSettings, seed: 
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
     from ray.serve.llm import LLMConfig
 
+    from core import checkpoint as checkpoints
+
     class LocalCheckpoint(CallbackBase):
         """The checkpoint is on disk: skip the download task, a process that imports all of ray.serve.llm again."""
 
@@ -131,7 +168,7 @@ def _llm_config(model_id: str, checkpoint: str, settings: EngineSettings, seed: 
 
     return LLMConfig(
         model_loading_config={"model_id": model_id, "model_source": checkpoint},
-        engine_kwargs=settings.arguments(seed),
+        engine_kwargs=settings.arguments(seed, checkpoints.check(checkpoint)),
         accelerator_config={"kind": "cpu"},
         placement_group_config={"bundles": [{"CPU": 1}]},
         callback_config=CallbackConfig(callback_class=LocalCheckpoint),
@@ -166,6 +203,14 @@ async def _start(config: "LLMConfig") -> "LLMServer":
     server = PlainServer.sync_init(config, engine_cls=OneWorkerEngine)
     await server.start()
     return server
+
+
+async def _watch_drafts(server: "LLMServer", settings: EngineSettings) -> bool:
+    """Let the engine stop drafting where that does not pay; whether it will."""
+    if settings.speculative.method == "none" or not settings.speculative.adaptive:
+        return False
+    engine: Any = server.engine
+    return all(await engine._engine_client.collective_rpc("watch_drafts"))
 
 
 def _as_api_error(error: Any) -> ApiError:

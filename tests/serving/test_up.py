@@ -65,14 +65,14 @@ def test_where_it_listens_does_not_decide_whether_answers_can_be_reused(model, t
 def test_the_engine_gets_the_settings_of_the_stage(model, tmp_path):
     speculative = {"method": "ngram", "tokens": 3, "prompt_lookup_max": 5, "prompt_lookup_min": 1}
     found = asked(model, tmp_path, max_model_len=64, max_num_seqs=2, kv_cache_gib=0.25, speculative=speculative)
-    arguments = found.engine.arguments(seed=7)
+    arguments = found.engine.arguments(7, {})
     assert arguments["max_model_len"] == 64
     assert arguments["max_num_seqs"] == 2
     assert arguments["kv_cache_memory_bytes"] == 1 << 28
     assert arguments["enforce_eager"] is True
     assert arguments["seed"] == 7
     assert arguments["speculative_config"]["num_speculative_tokens"] == 3
-    assert "speculative_config" not in asked(model, tmp_path).engine.arguments(0)
+    assert "speculative_config" not in asked(model, tmp_path).engine.arguments(0, {})
 
 
 def test_the_engine_is_kept_off_the_network():
