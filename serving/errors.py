@@ -52,9 +52,30 @@ def busy(retry_after_s: int) -> ApiError:
     return ApiError(429, message, "rate_limit_error", code="queue_full", headers={"Retry-After": str(retry_after_s)})
 
 
+def over_quota(reason: str, retry_after_s: int | None) -> ApiError:
+    """429: the key has used up what it may use; without a time to wait, this request will never fit."""
+    if retry_after_s is None:
+        return ApiError(429, f"{reason}: ask for less.", "rate_limit_error", code="request_too_large")
+    headers = {"Retry-After": str(retry_after_s)}
+    message = f"{reason}; try again in {retry_after_s} s."
+    return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=headers)
+
+
 def too_large(limit: int) -> ApiError:
     """413: the request body is over the limit."""
     return ApiError(413, f"The request is larger than {limit:,} bytes.", code="request_too_large")
+
+
+def too_slow(seconds: float) -> ApiError:
+    """408: the client did not send its body in time."""
+    message = f"The request body did not arrive within {seconds:g} s."
+    return ApiError(408, message, code="request_timeout", headers={"Connection": "close"})
+
+
+def timed_out(seconds: float) -> ApiError:
+    """504: the answer took longer than its deadline. OpenAI's clients would ask again by themselves, for as long."""
+    message = f"The answer took longer than {seconds:g} s and was stopped."
+    return ApiError(504, message, "server_error", code="timeout", headers={"X-Should-Retry": "false"})
 
 
 def not_ready() -> ApiError:

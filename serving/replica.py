@@ -4,18 +4,16 @@ vLLM (10 s of imports on 2 cores) is imported in the replica alone; the driver a
 """
 
 import asyncio
-import json
 import logging
 import os
 import re
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from serving import engine_metrics, errors, fetch
+from serving import engine_calls, engine_metrics, errors, fetch
 from serving.adapters import AdapterSet, Listed
 from serving.engine import EngineSettings
 from serving.errors import ApiError
@@ -24,22 +22,12 @@ if TYPE_CHECKING:
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.serve.llm import LLMConfig
 
-Kind = Literal["chat", "completions"]
 _LAST_WORDS_SECONDS = 0.2
 _SHARE_SECONDS = 5.0
 FAILURE_MARK = "engine did not start: "
 _ERROR_LINE = re.compile(r"(?:^|\s)(?:[\w.]+\.)?(\w+(?:Error|Exception)): (\S.*)$")
 _VALIDATION = re.compile(r"Value error, (.+?)(?: \[type=|$)", re.MULTILINE)
-_NOTE = re.compile(r" \((?:parameter|value)=[^()]*\)$")
-_FAILED_EVENT = 'data: {"error":'
 _HOLLOW = ("Engine core initialization failed", "Worker failed with error", "WorkerProc initialization failed")
-
-# What vLLM adds to OpenAI's answer for its own clusters, and its version.
-_OWN_FIELDS: Any = {
-    **dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics", "system_fingerprint"), True),
-    **dict.fromkeys(("prompt_token_ids", "prompt_text", "prompt_logprobs"), True),
-    "choices": {"__all__": {"routed_experts", "token_ids", "prompt_token_ids", "prompt_logprobs"}},
-}
 
 log = logging.getLogger("ray.serve")
 
@@ -69,7 +57,7 @@ class ModelReplica:
         """Identity by name of the adapters that the engine could load."""
         return self._adapters.loaded
 
-    async def generate(self, kind: Kind, body: dict[str, Any]) -> AsyncIterator[str | ApiError]:
+    async def generate(self, kind: str, body: dict[str, Any]) -> AsyncIterator[str | ApiError]:
         """Answer one request: one JSON text, or for a stream its server-sent events one by one.
 
         What goes wrong is yielded as an ApiError and never raised: Ray would carry vLLM's exception to the door, which
@@ -82,7 +70,7 @@ class ModelReplica:
         from serving.protocol import describe
 
         try:
-            async with aclosing(self._parts(kind, body)) as parts:
+            async with aclosing(engine_calls.parts(self._server, kind, body)) as parts:
                 async for part in parts:
                     yield part
         except ApiError as error:
@@ -91,7 +79,7 @@ class ModelReplica:
             message, param = describe(error.errors())
             yield ApiError(400, message, param=param)
         except VLLMClientError as error:
-            yield ApiError(400, _plain(str(error)), param=getattr(error, "parameter", None))
+            yield engine_calls.refused(str(error), getattr(error, "parameter", None))
         except EngineDeadError:
             yield errors.not_ready()
             # At once, not at the next health check: until then each request that came here would fail.
@@ -99,24 +87,6 @@ class ModelReplica:
         except Exception:
             log.exception("a request failed in the engine")
             yield errors.internal()
-
-    async def _parts(self, kind: Kind, body: dict[str, Any]) -> AsyncGenerator[str, None]:
-        from ray.llm._internal.serve.core.configs import openai_api_models as models
-
-        request_type: Any = models.ChatCompletionRequest if kind == "chat" else models.CompletionRequest
-        if kind == "completions":
-            engine: Any = self._server.engine
-            _require_known(body["prompt"], engine._engine_client.model_config.get_vocab_size())
-        request = request_type.model_validate(body)
-        answers = await (self._server.chat(request) if kind == "chat" else self._server.completions(request))
-        async for item in answers:
-            for part in item if isinstance(item, list) else [item]:
-                if isinstance(part, models.ErrorResponse):
-                    raise _as_api_error(part.error)
-                elif isinstance(part, str) and part.startswith(_FAILED_EVENT):
-                    raise _as_api_error(SimpleNamespace(**json.loads(part.removeprefix("data: "))["error"]))
-                else:
-                    yield part if isinstance(part, str) else part.model_dump_json(exclude=_OWN_FIELDS)
 
     async def limits(self) -> dict[str, int]:
         """What the door tells clients about the model."""
@@ -211,28 +181,6 @@ async def _watch_drafts(server: "LLMServer", settings: EngineSettings) -> bool:
         return False
     engine: Any = server.engine
     return all(await engine._engine_client.collective_rpc("watch_drafts"))
-
-
-def _as_api_error(error: Any) -> ApiError:
-    status = int(error.code)
-    if status >= 500:
-        log.error("the engine failed a request: %s", error.message)
-        return errors.internal()
-    return ApiError(status, _plain(error.message), param=error.param)
-
-
-def _plain(message: str) -> str:
-    """Without vLLM's note for programmers; the field is told beside the message."""
-    return _NOTE.sub("", message)
-
-
-def _require_known(prompt: Any, vocabulary: int) -> None:
-    """vLLM takes an id that its tokenizer knows and its model does not, and its engine dies of it on a CPU."""
-    several = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
-    for tokens in several:
-        highest = max(tokens, default=0) if isinstance(tokens, list) else 0
-        if highest >= vocabulary:
-            raise ApiError(400, f"prompt: {highest} is not one of the model's {vocabulary:,} tokens.", param="prompt")
 
 
 def _log_size() -> int:
