@@ -1,5 +1,6 @@
 """Ask an endpoint through the `openai` client, and measure what a client sees."""
 
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ class Question(Config):
     max_tokens: int = Field(64, ge=1, description="longest answer")
     temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy: the same answer every time")
     stream: bool = Field(False, description="receive the answer token by token")
+    model: str | None = Field(None, description="which model, adapter or alias; None: the first model")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "Question":
@@ -65,13 +67,20 @@ class Answer:
         return asdict(self) | {"tokens_per_second": round(self.tokens_per_second, 2)}
 
 
-def ask(url: str, key: str, model: str, questions: Sequence[Question]) -> list[Answer]:
-    """One after the other. Raises RaymillError when the endpoint refuses or does not answer."""
-    from openai import APIConnectionError, APIStatusError, OpenAI
+def ask(
+    url: str, key: str, model: str, questions: Sequence[Question], verify: ssl.SSLContext | bool = True
+) -> list[Answer]:
+    """One after the other; `model` answers those that name none.
 
-    client = OpenAI(base_url=url, api_key=key, timeout=_TIMEOUT_SECONDS, max_retries=0)
+    verify: as httpx takes it. Raises RaymillError when the endpoint refuses or does not answer.
+    """
+    from openai import APIConnectionError, APIStatusError, DefaultHttpxClient, OpenAI
+
+    http = DefaultHttpxClient(verify=verify)
+    client = OpenAI(base_url=url, api_key=key, timeout=_TIMEOUT_SECONDS, max_retries=0, http_client=http)
     try:
-        return [_ask(client, model, question) for question in questions]
+        with client:
+            return [_ask(client, question.model or model, question) for question in questions]
     except APIStatusError as error:
         raise RaymillError(f"{url}: the endpoint refused a question: {error.status_code}: {error.message}") from None
     except APIConnectionError as error:
@@ -137,13 +146,13 @@ class Drafts:
         return self.accepted / self.drafted if self.drafted else None
 
 
-def read_drafts(url: str, key: str) -> Drafts:
-    """The engine's own counters, from the endpoint's /metrics. Raises RaymillError when it does not answer."""
+def read_drafts(url: str, key: str, verify: ssl.SSLContext | bool = True) -> Drafts:
+    """The engines' own counters, from the endpoint's /metrics. Raises RaymillError when it does not answer."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
         response = httpx.get(
-            f"{url.removesuffix('/v1')}/metrics", headers={"Authorization": f"Bearer {key}"}, timeout=30
+            f"{url.removesuffix('/v1')}/metrics", headers={"Authorization": f"Bearer {key}"}, timeout=30, verify=verify
         )
         response.raise_for_status()
     except httpx.HTTPError as error:

@@ -1,42 +1,77 @@
 """Whether a model can be served as its settings ask, before an engine is started: one line for each mistake."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from core import checkpoint as checkpoints
+from core import storage
 from core.errors import UserError
 from serving import fetch, preflight
+from serving.catalogue import Listing
+from serving.endpoint import Endpoint, ServedModel
 from serving.engine import Adapter, EngineSettings, ModelConfig
 from serving.hardware import Hardware, detect
 
 
-class Checked(NamedTuple):
-    """What is known of a model that will start."""
+def served(model: ModelConfig, hardware: Hardware | None = None) -> ServedModel:
+    """The model as it will be served, its paths absolute; URLs stay.
 
-    quantization: str
-    max_model_len: int | None
-
-
-def check(model: ModelConfig, hardware: Hardware | None = None) -> Checked:
-    """Raises UserError when checkpoint, draft, adapters, context or cache cannot work together, or not here."""
-    hardware = hardware or detect()
+    Raises UserError when checkpoint, draft, adapters, context or cache cannot work together, or not here.
+    """
     if model.checkpoint is None:
-        raise UserError(f"models: {model.model_id} has no checkpoint")
+        raise UserError(f"{model.model_id}: checkpoint is missing; it says which model is served")
+    hardware, model = hardware or detect(), _absolute(model)
+    assert model.checkpoint is not None
     path = fetch.local(model.checkpoint)
     content = checkpoints.check(path)
     quantization = preflight.require(path, content, hardware)
     longest = check_context(model, content)
-    check_cache(model, hardware)
-    _check_task(model)
+    _check_features(model, content, hardware)
     if model.speculative.checkpoint is not None:
         check_draft(path, content, fetch.local(model.speculative.checkpoint), model.speculative.method)
     for adapter in model.adapters:
         check_adapter(adapter, path, quantization, model.max_adapter_rank)
-    return Checked(quantization, longest)
+    files = [fetch.identity(url) for url in (model.checkpoint, model.speculative.checkpoint) if url is not None]
+    started_with = [model.model_id, model.checkpoint, str(model.seed), model.engine.model_dump_json()]
+    return ServedModel(
+        config=model,
+        quantization=quantization,
+        max_model_len=longest,
+        version=storage.digest_bytes(["\0".join([*started_with, *files]).encode()]),
+        adapters={adapter.name: (adapter.path, fetch.identity(adapter.path)) for adapter in model.adapters},
+    )
+
+
+def check_names(endpoint: Endpoint) -> None:
+    """Raises UserError when a name of models, adapters and aliases means two things, or an alias nothing."""
+    names = [model.config.model_id for model in endpoint.models]
+    if len(set(names)) < len(names):
+        raise UserError(f"models: two have the model_id {next(name for name in names if names.count(name) > 1)}")
+    try:
+        Listing.model_validate(endpoint.listing())
+    except ValidationError as error:
+        raise UserError(f"models: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _absolute(model: ModelConfig) -> ModelConfig:
+    draft = model.speculative.checkpoint
+    changed = {
+        "checkpoint": absolute(model.checkpoint or ""),
+        "speculative": model.speculative.model_copy(update={"checkpoint": absolute(draft) if draft else None}),
+        "adapters": [adapter.model_copy(update={"path": absolute(adapter.path)}) for adapter in model.adapters],
+    }
+    return model.model_copy(update=changed)
+
+
+def absolute(path: str) -> str:
+    """A path that holds in another process; a URL stays."""
+    return path if storage.is_remote(path) else os.path.abspath(path.removeprefix("file://"))
 
 
 def check_context(settings: EngineSettings, content: Mapping[str, Any]) -> int | None:
@@ -58,15 +93,18 @@ def check_context(settings: EngineSettings, content: Mapping[str, Any]) -> int |
     return asked if asked is not None else longest
 
 
-def check_cache(settings: EngineSettings, hardware: Hardware) -> None:
-    """Formats and places of keys and values that vLLM has on this hardware."""
-    if settings.kv_cache_dtype == "fp8" and hardware.gpu is None and not hardware.avx512:
-        raise UserError(f"kv_cache_dtype: fp8 needs AVX-512 on a CPU and this is {hardware.name}; use auto")
-    if settings.kv_offload_gib is not None and hardware.gpu is None:
-        raise UserError("kv_offload_gib: on a CPU keys and values lie in host memory already; raise kv_cache_gib")
-
-
-def _check_task(model: ModelConfig) -> None:
+def _check_features(model: ModelConfig, content: Mapping[str, Any], hardware: Hardware) -> None:
+    """What vLLM has on this hardware for this checkpoint."""
+    wanted: dict[preflight.Feature, bool] = {
+        "kv_cache_fp8": model.kv_cache_dtype == "fp8",
+        "kv_offload": model.kv_offload_gib is not None,
+        "lora": bool(model.engine.adapter_slots),
+        "speculation_draft": model.speculative.method == "draft_model",
+        "speculation_eagle3": model.speculative.method == "eagle3",
+    }
+    for feature, asked in wanted.items():
+        if asked:
+            preflight.require_feature(feature, content, hardware)
     if model.task == "embed" and model.speculative.method != "none":
         raise UserError(f"{model.model_id}: an embedding model writes no tokens; leave speculative out")
 

@@ -180,6 +180,9 @@ class Replicas(Config):
     max: Annotated[int, RUNTIME] = Field(1, ge=1, description="at most, when requests wait")
     idle_s: Annotated[float, RUNTIME] = Field(300.0, ge=1, description="seconds of less work before one is stopped")
     busy_s: Annotated[float, RUNTIME] = Field(10.0, ge=0, description="seconds of more work before one is started")
+    drain_s: Annotated[float, RUNTIME] = Field(
+        30.0, ge=0, description="how long requests under way may take to end when a replica is to stop"
+    )
     cpus: Annotated[float, RUNTIME] = Field(
         0.5, gt=0, description="share of Ray's CPUs that each claims: how many Ray puts on one machine"
     )

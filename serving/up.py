@@ -1,91 +1,54 @@
-"""`serve up`: a checkpoint becomes an OpenAI-compatible endpoint that demands a key; it is asked, measured, stopped."""
+"""`serve up`: checkpoints become an OpenAI-compatible endpoint that demands a key; it is asked, measured, stopped."""
 
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from cluster import runtime
-from core import checkpoint, storage
-from core.config import RUNTIME, InputPath, StageConfig
-from core.errors import UserError
+from core import checkpoint as checkpoints
+from core import storage
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
-from serving import auth, lifecycle, preflight, up_report
-from serving.ask import Answer, Drafts, Question, ask, read_drafts
-from serving.door import DoorSettings
-from serving.engine import EngineSettings
+from serving import auth, checks, lifecycle, up_report
+from serving.ask import Answer, Drafts, ask, read_drafts
+from serving.endpoint import Address, Endpoint, ServedModel
+from serving.engine import ModelConfig, Speculative
+from serving.up_config import UpConfig
 
 _KEY = ".key"
 
 
-class UpConfig(StageConfig, EngineSettings):
-    """What is served, where, and what it is asked."""
-
-    checkpoint: InputPath = Field(description="Hugging Face checkpoint directory, quantized or not")
-    model_id: str = Field("raymill", pattern=r"^[A-Za-z0-9._-]+$", description="the name that clients ask for")
-    questions: list[Question] = Field(default_factory=list, description="asked through the openai client when it is up")
-    host: Annotated[str, RUNTIME] = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
-    port: Annotated[int, RUNTIME] = Field(8000, ge=1, le=65535, description="port to listen on")
-    keep: Annotated[bool, RUNTIME] = Field(False, description="leave the endpoint up; 'raymill serve down' stops it")
-    keys_file: Annotated[str | None, RUNTIME] = Field(
-        None, description="file with one bearer key on each line; None: a fresh key, kept in the run directory"
-    )
-    max_waiting: Annotated[int, RUNTIME] = Field(
-        32, ge=0, description="requests that may wait behind max_num_seqs running ones; more are answered 429"
-    )
-    max_body_bytes: Annotated[int, RUNTIME] = Field(2_000_000, ge=1024, description="largest request body")
-    start_timeout_s: Annotated[float, RUNTIME] = Field(600.0, gt=0, description="how long the start may take")
-
-    @property
-    def reusable(self) -> bool:
-        """What is asked and answered can be reused; an endpoint that is to stay up must be started."""
-        return not self.keep
-
-    @property
-    def engine(self) -> EngineSettings:
-        """The engine's part of the settings."""
-        return EngineSettings.model_validate({name: getattr(self, name) for name in EngineSettings.model_fields})
-
-
 def up(config: UpConfig, run: Run) -> Manifest:
     """Start, wait for a real token, ask the questions, and stop unless the endpoint is to be kept."""
-    content = checkpoint.check(config.checkpoint)
-    quantization = preflight.require(config.checkpoint, content)
-    longest = content.get("max_position_embeddings")
-    if config.max_model_len is not None and longest is not None and config.max_model_len > int(longest):
-        raise UserError(f"max_model_len: {config.max_model_len} is more than the model's context of {longest}")
-    address = lifecycle.Address(config.host, config.port)
+    models = served_models(config, run.log)
+    address = config.address
     lifecycle.check_port(address)
-    keys = auth.read_keys(config.keys_file) if config.keys_file else [auth.new_key()]
-    digests = [auth.digest(key) for key in keys]
+    keys = auth.read_keys(config.keys_file) if config.keys_file else []
+    own = auth.new_key()
+    fixed = auth.Key(name="raymill", digest=auth.digest(own))
+    checks.check_names(Endpoint(models=models, keys=[fixed], door=config.door))
     runtime.connect()
-    model = lifecycle.ServedModel(config.model_id, os.path.abspath(config.checkpoint), config.engine, config.seed)
-    door = DoorSettings(config.max_num_seqs, config.max_waiting, config.max_body_bytes)
     # Outside of `try`: what it refuses for is an endpoint of somebody else, which must stay up.
     with run.timing("start"):
-        lifecycle.deploy([model], address, digests, door)
+        lifecycle.deploy(models, address, [fixed], config.door)
     try:
         with run.timing("start"), run.progress("starting the engine", unit="s") as progress:
             started_s = lifecycle.wait_ready(
                 address, config.start_timeout_s, lambda seconds: progress.update(int(seconds))
             )
-        run.log.info("ready after %.0f s: %s (model %s)", started_s, address.url, config.model_id)
+        names = [model.config.model_id for model in models]
+        run.log.info("ready after %.0f s: %s (%s)", started_s, address.url, ", ".join(names))
         with run.timing("ask"):
-            answers = ask(address.url, keys[0], config.model_id, config.questions)
-            drafts = read_drafts(address.url, keys[0])
-        lines = _headline(answers, drafts, config, started_s)
+            answers = ask(address.url, own, names[0], config.questions, address.verify)
+            drafts = read_drafts(address.url, own, address.verify)
+        lines = _headline(answers, drafts, models[0].config, started_s)
         if config.keep:
-            lines += _how_to_use(config, run, address, keys[0])
-        endpoint = {
-            "url": address.url,
-            "models": [config.model_id],
-            "quantization": quantization,
-            "speculative": config.speculative.model_dump(),
-            "key_digests": digests,
+            lines += _how_to_use(config, run, address, own)
+        endpoint = _described(models, address) | {
+            "key_digests": [key.digest for key in (fixed, *keys)],
             "kept": config.keep,
         }
         storage.write_atomic(run.path("endpoint.json"), json.dumps(endpoint, indent=2) + "\n")
@@ -106,6 +69,45 @@ def up(config: UpConfig, run: Run) -> Manifest:
     )
 
 
+def served_models(config: UpConfig, log: logging.Logger) -> list[ServedModel]:
+    """The models of a configuration, checked; with `formats`, in the fastest of them. Raises UserError."""
+    if not config.formats:
+        return [checks.served(model) for model in config.served]
+    (model,) = config.served
+    return [checks.served(_fastest(model, config.formats, log))]
+
+
+def _fastest(model: ModelConfig, formats: list[str], log: logging.Logger) -> ModelConfig:
+    from serving import format_choice
+
+    assert model.checkpoint is not None
+    found, left_out = format_choice.candidates([model.checkpoint, *formats], model.dtype)
+    plain = model.engine.model_copy(update={"speculative": Speculative(), "adapter_slots": 0})
+    choice = format_choice.choose(
+        found,
+        left_out,
+        arguments=lambda one: plain.model_copy(update={"dtype": one.dtype}).arguments(
+            model.seed, checkpoints.check(one.checkpoint)
+        ),
+        environment=plain.environment(),
+        tick=lambda name: log.info("measuring %s", name),
+    )
+    for line in choice.lines():
+        log.info("%s", line)
+    return model.model_copy(update={"checkpoint": choice.candidate.checkpoint, "dtype": choice.candidate.dtype})
+
+
+def _described(models: list[ServedModel], address: Address) -> dict[str, Any]:
+    """What others read of an endpoint; at the top stands its first model."""
+    return {
+        "url": address.url,
+        "models": [name for model in models for name in (model.config.model_id, *model.adapters)],
+        "aliases": {alias: model.config.model_id for model in models for alias in model.config.aliases},
+        "quantization": models[0].quantization,
+        "speculative": models[0].config.speculative.model_dump(),
+    }
+
+
 def _metrics(answers: list[Answer], drafts: Drafts, started_s: float) -> dict[str, Any]:
     seconds = sum(answer.seconds for answer in answers)
     first = [answer.first_token_s for answer in answers if answer.first_token_s is not None]
@@ -121,7 +123,7 @@ def _metrics(answers: list[Answer], drafts: Drafts, started_s: float) -> dict[st
     }
 
 
-def _headline(answers: list[Answer], drafts: Drafts, config: UpConfig, started_s: float) -> list[str]:
+def _headline(answers: list[Answer], drafts: Drafts, model: ModelConfig, started_s: float) -> list[str]:
     lines = [f"ready after {started_s:.0f} s"]
     for answer in answers:
         shown = " ".join(answer.text.split())
@@ -132,24 +134,26 @@ def _headline(answers: list[Answer], drafts: Drafts, config: UpConfig, started_s
             f"   {answer.completion_tokens} tokens, {answer.tokens_per_second:.1f} tokens/s"
             f"{', streamed' if answer.streamed else ''}{first}"
         )
-    if config.speculative.method != "none" and answers:
+    if model.speculative.method != "none" and answers:
         share = f"{drafts.acceptance:.0%}" if drafts.acceptance is not None else "no"
         lines.append(
-            f"speculative decoding ({config.speculative.method}): {drafts.accepted:,} of {drafts.drafted:,} "
+            f"speculative decoding ({model.speculative.method}): {drafts.accepted:,} of {drafts.drafted:,} "
             f"drafted tokens accepted ({share})"
         )
     return lines
 
 
-def _how_to_use(config: UpConfig, run: Run, address: lifecycle.Address, key: str) -> list[str]:
+def _how_to_use(config: UpConfig, run: Run, address: Address, key: str) -> list[str]:
     """The key itself stays out of logs and manifest: a file that only its owner reads holds it."""
     bearer = "YOUR_KEY" if config.keys_file else f"$(cat {_write_key(run.path(_KEY), key)})"
-    body = json.dumps({"model": config.model_id, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32})
+    trust = f"--cacert {address.certificate} " if address.certificate is not None else ""
+    model = config.served[0].model_id
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32})
     return [
         f"the endpoint stays up at {address.url}",
-        f'curl -s {address.url}/chat/completions -H "Authorization: Bearer {bearer}" '
+        f'curl -s {trust}{address.url}/chat/completions -H "Authorization: Bearer {bearer}" '
         f"-H 'Content-Type: application/json' -d '{body}'",
-        "stop it with: raymill serve down",
+        "change it with: raymill serve update CONFIG; stop it with: raymill serve down",
     ]
 
 

@@ -1,7 +1,9 @@
-"""`raymill serve status|down`, and where Ray runs for what a command is about to do."""
+"""`raymill serve status|down|preflight`, and where Ray runs for what a command is about to do."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -40,15 +42,41 @@ def chosen_ray(address: str | None, configs: Sequence[StageConfig]) -> Iterator[
 def add_to(group: typer.Typer) -> None:
     """Add the commands to `raymill serve`."""
     group.command("status", epilog="Example: raymill serve status")(status)
+    group.command("update", epilog="Example: raymill serve update up.yaml --set max_num_seqs=16")(update)
     group.command("down", epilog="Example: raymill serve down")(down)
+    group.command("preflight", epilog="Example: raymill serve preflight runs/quickstart/sft/checkpoint")(preflight)
 
 
 def status() -> None:
-    """Show what the endpoint on this machine's cluster is doing."""
-    from serving import lifecycle
+    """Show what the endpoint on this machine's cluster is doing: its models, their replicas, queues and drafts."""
+    from serving import status as statuses
 
     _connect()
-    console.table(["endpoint", "state", "detail"], lifecycle.status())
+    line, rows = statuses.overview()
+    console.say(line)
+    console.table(statuses.COLUMNS, rows)
+
+
+def update(
+    config: Annotated[Path, typer.Argument(help="the endpoint's YAML file, changed", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting; repeatable")
+    ] = None,
+) -> None:
+    """Change the running endpoint to what a configuration says, without a request that fails.
+
+    Models, adapters, aliases, limits, keys and replicas may change; what has not changed runs on.
+    """
+    from core import config as configs
+
+    given = configs.apply_overrides(configs.load_yaml(config), overrides or [])
+    from serving import update as updates
+    from serving.up_config import UpConfig
+
+    settings = configs.parse(UpConfig, given, str(config))
+    _connect()
+    for line in updates.update(settings):
+        console.say(line)
 
 
 def down() -> None:
@@ -63,6 +91,20 @@ def down() -> None:
     if cluster is not None and cluster.for_endpoint:
         _stop_ray()
         console.say("the Ray that ran for it is stopped as well")
+
+
+def preflight(
+    checkpoint: Annotated[Path | None, typer.Argument(help="say it for this checkpoint", show_default=False)] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="ask the installed vLLM's kernels as well (20 s)")] = False,
+) -> None:
+    """Show which number formats and features run on this machine, and why others do not."""
+    from serving import preflight_table
+
+    title, columns, rows = preflight_table.for_machine(None if checkpoint is None else str(checkpoint))
+    console.say(title)
+    console.table(columns, rows)
+    if ask:
+        console.table(["format", "vLLM's kernel here", "agrees"], preflight_table.asked())
 
 
 def _is_up() -> bool:

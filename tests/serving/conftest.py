@@ -4,12 +4,16 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import cluster  # noqa: F401 (its environment must be set before the tests import Ray, which reads it once)
 from core.manifest import Manifest
 from tests.serving.fixtures import documents, save_speller, write_parquet
+
+if TYPE_CHECKING:
+    from serving.engine import ModelConfig
 
 KEY = "rml-0123456789abcdefghij"
 SECOND_KEY = "rml-jihgfedcba9876543210"
@@ -66,26 +70,41 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
     return Quantized(original, texts, folder / "run", manifest)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def endpoint(ray_session: None, quantized: Quantized) -> Iterator[Endpoint]:
-    """Ray Serve with one INT8 vLLM replica that speculates; of one module, so that it is gone before others run."""
-    from serving import auth, lifecycle
-    from serving.door import DoorSettings
-    from serving.engine import EngineSettings, Speculative
+    """Ray Serve with one INT8 vLLM replica that speculates; of this package, so that it is gone before others run.
+
+    A test that changes it must leave it as it was.
+    """
+    from serving import auth, checks, lifecycle
+    from serving.door_settings import DoorConfig
+    from serving.endpoint import Address
 
     port = free_port()
-    address = lifecycle.Address("127.0.0.1", port)
-    settings = EngineSettings(
-        dtype="float32", max_num_seqs=4, kv_cache_gib=0.05, speculative=Speculative(method="ngram")
-    )
-    model = lifecycle.ServedModel("speller", str(quantized.checkpoint), settings)
-    digests = [auth.digest(key) for key in (KEY, SECOND_KEY)]
-    lifecycle.deploy([model], address, digests, DoorSettings(settings.max_num_seqs, 2, 100_000))
+    address = Address("127.0.0.1", port)
+    model = served_model(quantized)
+    keys = [auth.Key(name=name, digest=auth.digest(key)) for name, key in (("alice", KEY), ("bob", SECOND_KEY))]
+    lifecycle.deploy([checks.served(model)], address, keys, DoorConfig(max_waiting=2, max_body_bytes=100_000))
     try:
         lifecycle.wait_ready(address, 600, lambda _: None)
-        yield Endpoint(address.url, KEY, SECOND_KEY, port, "speller", quantized.checkpoint, settings.max_num_seqs)
+        yield Endpoint(address.url, KEY, SECOND_KEY, port, "speller", quantized.checkpoint, model.max_num_seqs)
     finally:
         lifecycle.shutdown()
+
+
+def served_model(quantized: Quantized) -> "ModelConfig":
+    """What the endpoint serves."""
+    from serving.engine import ModelConfig, Speculative
+
+    return ModelConfig(
+        model_id="speller",
+        checkpoint=str(quantized.checkpoint),
+        dtype="float32",
+        max_num_seqs=4,
+        kv_cache_gib=0.05,
+        tool_parser="hermes",
+        speculative=Speculative(method="ngram"),
+    )
 
 
 def free_port() -> int:

@@ -1,7 +1,6 @@
 """The endpoint as its users meet it: one engine, INT8, with n-gram speculation, asked over HTTP."""
 
 import json
-import socket
 import time
 
 import httpx
@@ -13,8 +12,8 @@ from core.errors import RaymillError, UserError
 from serving import ask as asking
 from serving import lifecycle
 from serving.ask import Question, Turn
-from serving.door import DoorSettings
-from serving.engine import EngineSettings
+from serving.door_settings import DoorConfig
+from serving.endpoint import Address
 from tests.serving.conftest import free_port
 
 pytestmark = pytest.mark.slow
@@ -251,24 +250,14 @@ def test_it_is_ready_and_status_says_so(endpoint):
 def test_a_second_endpoint_is_refused_and_the_first_stays_up(endpoint, tmp_path):
     from serving.up import STAGE, UpConfig
 
-    other = lifecycle.Address("127.0.0.1", free_port())
-    model = lifecycle.ServedModel("other", str(endpoint.checkpoint), EngineSettings())
+    running, _ = lifecycle.current()
+    other = Address("127.0.0.1", free_port())
     with pytest.raises(UserError, match="an endpoint is up on this Ray cluster already"):
-        lifecycle.deploy([model], other, [], DoorSettings(1, 1, 1024))
+        lifecycle.deploy(running.models, other, [], DoorConfig())
     asked = {"checkpoint": str(endpoint.checkpoint), "output": str(tmp_path / "run"), "port": other.port}
     with pytest.raises(UserError, match="an endpoint is up on this Ray cluster already"):
         STAGE.execute(UpConfig.model_validate(asked))
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{endpoint.port}"):
-        lifecycle.check_port(lifecycle.Address("127.0.0.1", endpoint.port))
+        lifecycle.check_port(Address("127.0.0.1", endpoint.port))
     assert httpx.get(f"{endpoint.root}/ready", timeout=60).status_code == 200
     assert not list((tmp_path / "run").glob("*.json.tmp")) and not (tmp_path / "run" / "endpoint.json").exists()
-
-
-def test_stopped_it_leaves_its_port_free_and_nothing_to_show(endpoint):
-    """The last test of this module."""
-    assert lifecycle.down() is True
-    lifecycle.check_port(lifecycle.Address("127.0.0.1", endpoint.port))
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", endpoint.port)) != 0
-    assert lifecycle.status() == []
-    assert lifecycle.down() is False

@@ -1,0 +1,197 @@
+"""The endpoint as a Ray Serve application: a door, the models behind it, and what Ray Serve is told about both."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, TaskCancelledError
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from core import storage
+from core.config import Config
+from serving import engine_metrics
+from serving.auth import Key, KeyRing
+from serving.catalogue import Catalogue
+from serving.door import build_app
+from serving.door_settings import DoorConfig
+from serving.endpoint import Endpoint, ServedModel
+from serving.errors import ApiError, not_ready
+from serving.replica import ModelReplica
+
+APPLICATION = "raymill"
+DOOR = "door"
+_DOOR_CPUS = 0.1
+_MANY = 100_000
+_PAUSES = (0.2, 1.0)
+_METRICS_SECONDS = 20.0
+_NOT_READY = not_ready().code
+log = logging.getLogger("ray.serve")
+
+
+# --- inside the cluster -------------------------------------------------------------------------------------------
+
+
+class ReplicaBackend:
+    """The door's view of a model: calls to its replicas through a Serve handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._call: Any = handle
+        self._stream: Any = handle.options(stream=True)
+
+    async def generate(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        """See `ModelReplica.generate`; closing the iterator cancels the call in the replica.
+
+        A replica that dies before its first part is no reason to fail: another one is asked, or the next one waited
+        for, as long as the caller waits.
+        """
+        pauses, begun = iter(_PAUSES), False
+        while True:
+            try:
+                async with aclosing(self._once(kind, body)) as parts:
+                    async for part in parts:
+                        begun = True
+                        yield part
+            except ApiError as error:
+                if begun or error.code != _NOT_READY or (pause := next(pauses, None)) is None:
+                    raise
+            except (RayActorError, DeploymentUnavailableError):
+                if begun or (pause := next(pauses, None)) is None:
+                    raise not_ready() from None
+            else:
+                return
+            await asyncio.sleep(pause)
+
+    async def _once(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        response = self._stream.generate.remote(kind, body)
+        try:
+            async for part in response:
+                if isinstance(part, ApiError):
+                    raise part
+                yield part
+        finally:
+            with suppress(TaskCancelledError):
+                response.cancel()
+
+    async def limits(self) -> dict[str, int]:
+        """See `ModelReplica.limits`."""
+        found: dict[str, int] = await self._call.limits.remote()
+        return found
+
+    async def metrics(self) -> str:
+        """See `ModelReplica.metrics`; of every replica that answers."""
+        texts = await _of_all(self._call, "metrics")
+        return engine_metrics.join(text for text in texts if isinstance(text, str))
+
+
+async def _of_all(handle: Any, method: str) -> list[Any]:
+    """What each replica answers, an exception in the place of an answer that did not come; nothing when there is none
+    that runs."""
+    try:
+        answers: list[Any] = await handle.broadcast(method).results_async(
+            timeout_s=_METRICS_SECONDS, return_exceptions=True
+        )
+    except (RayActorError, RayServeException, TimeoutError):
+        log.exception("%s: the replicas did not answer", method)
+        return []
+    return answers
+
+
+@serve.ingress()
+class Door:
+    """The ingress deployment; its application is built in the replica, around handles to the models."""
+
+    def __init__(self, keys: Sequence[Key], config: DoorConfig, models: Sequence[DeploymentHandle]) -> None:
+        """`models` makes them part of the application; they are called by name, since the listing may change."""
+        self._keys, self._config = keys, config
+        self._catalogue = Catalogue(_connect)
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve another listing from now on."""
+        self._catalogue.update(user_config["listing"])
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_app(self._catalogue, KeyRing(self._keys, self._config.keys_file), self._config)
+
+    async def engine_metrics(self) -> str:
+        """Metrics of every engine, for `serve status`, which has no key."""
+        return engine_metrics.join([await served.backend.metrics() for served in self._catalogue.models()])
+
+
+def _connect(deployment: str) -> ReplicaBackend:
+    return ReplicaBackend(serve.get_deployment_handle(deployment, APPLICATION))
+
+
+# --- what Ray Serve is told ---------------------------------------------------------------------------------------
+
+
+def build(endpoint: Endpoint, models: Iterable[ServedModel]) -> Any:
+    """The application: the door as `endpoint` has it, and these models behind it.
+
+    Ray Serve gives each deployment of `serve.run` a random version, so that running again replaces every replica; with
+    a version of our own what has not changed runs on.
+    """
+    handles = [_model_deployment(model) for model in models]
+    deployment: Any = serve.deployment(Door)
+    return deployment.options(
+        name=DOOR,
+        version=_digest(endpoint.keys, endpoint.door.model_copy(update={"max_waiting": 0})),
+        user_config={"listing": endpoint.listing(), "endpoint": endpoint.model_dump(mode="json")},
+        ray_actor_options={"num_cpus": _DOOR_CPUS},
+        max_ongoing_requests=_MANY,  # the door has its own finite queue, with better answers
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=max(model.config.replicas.drain_s for model in endpoint.models),
+        graceful_shutdown_wait_loop_s=0.2,
+        _internal=True,
+    ).bind(endpoint.keys, endpoint.door, handles)
+
+
+def _model_deployment(model: ServedModel) -> Any:
+    config, replicas = model.config, model.config.replicas
+    options: dict[str, Any] = {"num_replicas": replicas.min}
+    if not replicas.fixed:
+        options = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=replicas.min,
+                max_replicas=replicas.max,
+                initial_replicas=max(1, replicas.min),  # a model that cannot start is told at once
+                target_ongoing_requests=float(config.max_num_seqs),
+                look_back_period_s=max(2.0, min(30.0, replicas.busy_s)),
+                upscale_delay_s=replicas.busy_s,
+                downscale_delay_s=replicas.idle_s,
+            )
+        }
+    if replicas.max > 1:
+        options["request_router_config"] = RequestRouterConfig(
+            request_router_class="serving.prefix_router.PrefixRouter",  # type: ignore[arg-type]  # it takes a path
+            request_router_kwargs={"imbalanced_threshold": config.max_num_seqs, "do_eviction": True},
+        )
+    deployment: Any = serve.deployment(ModelReplica)
+    return deployment.options(
+        name=model.deployment,
+        version=model.version,
+        user_config={"adapters": {name: list(found) for name, found in model.adapters.items()}},
+        ray_actor_options={
+            "num_cpus": replicas.cpus,
+            "runtime_env": {"env_vars": config.engine.environment()},
+        },
+        placement_group_bundles=[{"CPU": replicas.cpus}],
+        max_ongoing_requests=_MANY,
+        max_constructor_retry_count=1,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=replicas.drain_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=5,
+        health_check_timeout_s=60,
+        _internal=True,
+        **options,
+    ).bind(config.model_id, config.checkpoint, config.engine, config.seed)
+
+
+def _digest(keys: Sequence[Key], *configs: Config) -> str:
+    return storage.digest_bytes(part.model_dump_json().encode() for part in (*keys, *configs))

@@ -1,0 +1,217 @@
+"""A running endpoint is changed while clients ask on: adapters, models, engines, aliases; nothing fails."""
+
+import socket
+import threading
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from core.errors import RaymillError, UserError
+from serving import lifecycle, status, update
+from serving.endpoint import Endpoint
+from serving.engine import Adapter, ModelConfig, Speculative
+from serving.up_config import UpConfig
+from tests.serving.conftest import served_model
+from tests.serving.fixtures import save_speller
+
+PROMPT = "Serialize obj to a"
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def described(model_id="a", version="1", adapters=None, aliases=(), **door):
+    from serving.door_settings import DoorConfig
+    from serving.endpoint import ServedModel
+
+    config = ModelConfig(model_id=model_id, checkpoint="m", aliases=list(aliases), **door.pop("more", {}))
+    model = ServedModel(config=config, quantization="none", max_model_len=8, version=version, adapters=adapters or {})
+    return Endpoint(models=[model], keys=[], door=DoorConfig(**door))
+
+
+def test_the_difference_of_two_endpoints_is_said_in_words():
+    old = described(adapters={"x": ("p", "1"), "y": ("p", "1")}, aliases=["gpt"])
+    new = described(version="2", adapters={"x": ("p", "2"), "z": ("p", "1")}, aliases=["gpt-4"], max_waiting=5)
+    assert list(update.differences(old, new)) == [
+        "model a: another engine",
+        "model a: adapter z: added",
+        "model a: adapter x: changed",
+        "model a: adapter y: removed",
+        "model a: alias gpt-4: added",
+        "model a: alias gpt: removed",
+        "max_waiting: 5",
+    ]
+    assert list(update.differences(old, described("b"))) == ["model b: added", "model a: removed"]
+    assert list(update.differences(old, old)) == []
+
+
+def test_what_stops_runs_on_until_nobody_is_sent_to_it():
+    old, new = described(adapters={"x": ("p", "1")}), described(version="2", adapters={"z": ("p", "1")})
+    (both,) = update.merged(old, new)
+    assert both.version == "2"
+    assert list(both.adapters) == ["x", "z"]
+    assert [one.config.model_id for one in update.merged(old, described("b"))] == ["b", "a"]
+
+
+# --- a real one ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def asking(endpoint, names):
+    """Clients that ask without a pause, streaming; yields the list of what went wrong."""
+    stop, wrong, done = threading.Event(), [], []
+
+    def ask(name):
+        body = {"model": name, "prompt": PROMPT, "max_tokens": 40, "ignore_eos": True, "stream": True, "temperature": 0}
+        with httpx.Client(timeout=120, headers=endpoint.bearer) as client:
+            while not stop.is_set():
+                try:
+                    with client.stream("POST", f"{endpoint.url}/completions", json=body) as response:
+                        text = "".join(response.iter_text())
+                    whole = response.status_code == 200 and text.rstrip().endswith("data: [DONE]")
+                    (done if whole and '"error"' not in text else wrong).append(
+                        (name, response.status_code, text[:200])
+                    )
+                except httpx.HTTPError as error:
+                    wrong.append((name, type(error).__name__, str(error)))
+
+    clients = [threading.Thread(target=ask, args=(name,)) for name in names]
+    for client in clients:
+        client.start()
+    try:
+        yield wrong
+        assert done, "nobody was answered, so nothing was tested"
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+
+def complete(endpoint, model):
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+    return httpx.post(f"{endpoint.url}/completions", json=body, headers=endpoint.bearer, timeout=120)
+
+
+def text_of(endpoint, model):
+    response = complete(endpoint, model)
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] in (model, endpoint.model_id, "plain")
+    return response.json()["choices"][0]["text"]
+
+
+def save_adapter(base, folder, seed):
+    """A LoRA adapter that changes every answer."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"], lora_alpha=64))
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.3)
+    wrapped.save_pretrained(str(folder))
+    return folder
+
+
+def reference(base, adapter, count=24):
+    """What `peft` makes of it, greedy."""
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+    ids = torch.tensor([tokenizer.encode(PROMPT)])
+    chosen = model.generate(input_ids=ids, max_new_tokens=count, min_new_tokens=count, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    return "".join(tokenizer.convert_ids_to_tokens(chosen.tolist()))
+
+
+@pytest.mark.slow
+def test_models_engines_adapters_and_aliases_change_while_clients_ask_on(endpoint, quantized, tmp_path):
+    speller = served_model(quantized)
+    base = str(quantized.original)
+    first, second = (save_adapter(base, tmp_path / name, seed) for seed, name in enumerate(("first", "second")))
+    plain = ModelConfig(
+        model_id="plain",
+        checkpoint=base,
+        dtype="float32",
+        max_num_seqs=4,
+        kv_cache_gib=0.05,
+        aliases=["gpt-4"],
+        adapters=[Adapter(name="poet", path=str(first))],
+    )
+
+    def change(*models):
+        asked = {"output": str(tmp_path), "port": endpoint.port, "max_waiting": 6, "max_body_bytes": 100_000}
+        return update.update(UpConfig(models=list(models), **asked))
+
+    before = text_of(endpoint, "speller")
+    running, _ = lifecycle.current()
+    with asking(endpoint, ["speller", "speller"]) as wrong:
+        # another engine for what is asked, a model with an adapter and an alias beside it
+        lines = change(speller.model_copy(update={"max_num_seqs": 3}), plain)
+        assert lines == ["model speller: another engine", "model plain: added", "max_waiting: 6"]
+        assert wrong == []
+        assert text_of(endpoint, "plain") == text_of(endpoint, "gpt-4")
+        assert text_of(endpoint, "poet") == reference(base, first)
+        table = {row[0]: row for row in status.overview()[1]}
+        assert table["plain"][:5] == ["plain", "healthy", "1 running", "poet", "gpt-4"]
+        assert table["speller"][8].endswith("%")
+
+        # another adapter under the old name, with the same prompt in the prefix cache; one beside it; no new engine
+        engines = {name for name, _, _ in lifecycle.status()}
+        save_adapter(base, first, seed=7)
+        several = [Adapter(name="poet", path=str(first)), Adapter(name="clerk", path=str(second))]
+        lines = change(
+            speller.model_copy(update={"max_num_seqs": 3}),
+            plain.model_copy(update={"adapters": several, "aliases": ["gpt-5"]}),
+        )
+        assert "model plain: another engine" not in lines
+        assert "model plain: adapter poet: changed" in lines
+        assert {name for name, _, _ in lifecycle.status()} == engines
+        assert text_of(endpoint, "poet") == reference(base, first)
+        assert text_of(endpoint, "clerk") == reference(base, second)
+        assert complete(endpoint, "gpt-4").status_code == 404
+        assert wrong == []
+
+        # what does not start changes nothing
+        broken = save_speller(tmp_path / "broken")
+        (broken / "tokenizer.json").write_text("{}")
+        with pytest.raises(RaymillError, match="the update failed and was taken back"):
+            change(speller.model_copy(update={"checkpoint": str(broken), "speculative": Speculative()}), plain)
+        assert text_of(endpoint, "clerk") == reference(base, second)
+        assert wrong == []
+
+        # back to what it was
+        asked = {"output": str(tmp_path), "port": endpoint.port, "max_waiting": 2, "max_body_bytes": 100_000}
+        update.update(UpConfig(models=[speller], **asked))
+        assert complete(endpoint, "plain").status_code == complete(endpoint, "poet").status_code == 404
+        assert text_of(endpoint, "speller") == before
+    assert wrong == []
+    assert lifecycle.current()[0].models == running.models
+
+
+@pytest.mark.slow
+def test_what_takes_a_new_start_is_refused(endpoint, quantized, tmp_path):
+    asked = {"models": [served_model(quantized)], "output": str(tmp_path)}
+    with pytest.raises(UserError, match=f"listens on 127.0.0.1:{endpoint.port}"):
+        update.update(UpConfig(port=endpoint.port - 1, **asked))
+    with pytest.raises(UserError, match="tls_certificate"):
+        update.update(UpConfig(port=endpoint.port, tls_certificate="a", tls_key="b", **asked))
+
+
+@pytest.mark.slow
+def test_stopped_it_leaves_its_port_free_and_nothing_to_show(endpoint):
+    """The last test of this package that needs the endpoint."""
+    assert lifecycle.down() is True
+    lifecycle.check_port(lifecycle.Address("127.0.0.1", endpoint.port))
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", endpoint.port)) != 0
+    assert lifecycle.status() == []
+    assert lifecycle.down() is False
+    with pytest.raises(UserError, match="no endpoint runs here"):
+        lifecycle.current()
