@@ -42,7 +42,7 @@ def type_name(annotation: Any) -> str:
         return f"map to {type_name(get_args(annotation)[1])}"
     if get_origin(annotation) is not None:  # Literal
         return " or ".join(str(value) for value in get_args(annotation))
-    names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
+    names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "SecretStr": "text"}
     return names.get(annotation.__name__, "settings below" if models_of(annotation) else annotation.__name__)
 
 

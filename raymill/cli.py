@@ -50,6 +50,7 @@ _STAGES = {
     "eval.compare": "Say whether a checkpoint regressed; exit code 1 when it did.",
     "serve.quantize": "Quantize a checkpoint and check its quality.",
     "serve.up": "Start an OpenAI-compatible endpoint for a checkpoint.",
+    "serve.bench": "Measure an endpoint under load: latency, throughput, goodput, errors.",
 }
 
 app = typer.Typer(
@@ -97,19 +98,33 @@ def _stage_command(name: str) -> Callable[..., None]:
         address: Annotated[str | None, ADDRESS] = None,
         force: Annotated[bool, FORCE] = False,
     ) -> None:
-        from raymill import summary
-
-        # First the file: what is wrong with it is said without waiting for a stage's libraries.
-        given = core_config.apply_overrides(core_config.load_yaml(config), overrides or [])
-        stage = registry.load(name)
-        settings = core_config.parse(stage.config, given, str(config))
-        with serve.chosen_ray(address, [settings]):
-            made, _ = stage.execute(settings, force)
-        log.info("done: %s", settings.output)
-        for line in summary.headline(made):
-            console.say(line)
+        _execute(name, config, overrides or [], address, force)
 
     return command
+
+
+def _quantize(
+    config: Annotated[Path, CONFIG],
+    overrides: Annotated[list[str] | None, SET] = None,
+    address: Annotated[str | None, ADDRESS] = None,
+    force: Annotated[bool, FORCE] = False,
+    every: Annotated[bool, typer.Option("--all", help="every scheme by every method, compared: schemes=all")] = False,
+) -> None:
+    _execute("serve.quantize", config, [*(overrides or []), *(["schemes=all"] if every else [])], address, force)
+
+
+def _execute(name: str, config: Path, overrides: list[str], address: str | None, force: bool) -> None:
+    from raymill import summary
+
+    # First the file: what is wrong with it is said without waiting for a stage's libraries.
+    given = core_config.apply_overrides(core_config.load_yaml(config), overrides)
+    stage = registry.load(name)
+    settings = core_config.parse(stage.config, given, str(config))
+    with serve.chosen_ray(address, [settings]):
+        made, _ = stage.execute(settings, force)
+    log.info("done: %s", settings.output)
+    for line in summary.headline(made):
+        console.say(line)
 
 
 def _add_groups() -> None:
@@ -119,7 +134,8 @@ def _add_groups() -> None:
     for name, text in _STAGES.items():
         group, _, verb = name.partition(".")
         example = f"Example: raymill {group} {verb} {verb}.yaml --set seed=1"
-        groups[group].command(verb, help=text, epilog=example)(_stage_command(name))
+        command = _quantize if name == "serve.quantize" else _stage_command(name)
+        groups[group].command(verb, help=text, epilog=example)(command)
     groups["train"].command("status", epilog="Example: raymill train status runs/quickstart/pretrain")(_train_status)
     serve.add_to(groups["serve"])
     for group, sub in groups.items():

@@ -26,6 +26,7 @@ MODULES = {
     "eval.compare": "evaluation.compare",
     "serve.quantize": "serving.quantize",
     "serve.up": "serving.up",
+    "serve.bench": "serving.bench",
 }
 
 

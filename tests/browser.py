@@ -1,10 +1,12 @@
-"""A real browser opens a report: Chromium without a window, spoken to through its debugging pipe."""
+"""A real browser opens a page: Chromium without a window, spoken to through its debugging pipe."""
 
+import base64
 import itertools
 import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,25 +63,24 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280) -> Seen:
         """Open a file in a window of this width and wait until it is loaded."""
+        tab = self.visit(page.as_uri(), width)
+        seen = tab.seen()
+        tab.close()
+        return seen
+
+    def visit(self, url: str, width: int = 1280) -> "Tab":
+        """Open an address in a window of this width, wait until it is loaded, and leave it open."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self._call(f"{domain}.enable", session)
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self._call("Emulation.setDeviceMetricsOverride", session, **size)
+        tab = Tab(self, url, target, session)
+        tab.resize(width)
         self._pending.clear()
-        self._call("Page.navigate", session, url=page.as_uri())
+        self._call("Page.navigate", session, url=url)
         while not any(message.get("method") == "Page.loadEventFired" for message in self._pending):
             self._pending.append(self._receive())
-        seen = Seen()
-        seen.overflow, seen.flat = (
-            self._call("Runtime.evaluate", session, expression=expression)["result"]["value"]
-            for expression in (_OVERFLOW, _FLAT)
-        )
-        for message in self._pending:
-            self._note(message, page.as_uri(), seen)
-        self._call("Target.closeTarget", targetId=target)
-        return seen
+        return tab
 
     @staticmethod
     def _note(message: dict[str, Any], page: str, seen: Seen) -> None:
@@ -92,6 +93,68 @@ class Browser:
             seen.errors.append(params["exceptionDetails"]["text"])
         if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
             seen.errors.append(str(params["args"]))
+
+
+@dataclass
+class Tab:
+    """A page that stays open: what a reader does, and what the page then is."""
+
+    browser: Browser
+    url: str
+    target: str
+    session: str
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        return self.browser._call(method, self.session, **params)
+
+    def resize(self, width: int, height: int = 900) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression, awaited when it is a promise."""
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 10.0) -> None:
+        """Until a JavaScript expression is true."""
+        deadline = time.monotonic() + seconds
+        while not self.evaluate(expression):
+            assert time.monotonic() < deadline, f"not within {seconds} s: {expression}"
+            time.sleep(0.02)
+
+    def type(self, text: str) -> None:
+        """Into what has the focus."""
+        self._call("Input.insertText", text=text)
+
+    def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        """A key by its name and its number; modifiers: 8 is Shift."""
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        text = {"text": "\r"} if key == "Enter" else {}
+        self._call("Input.dispatchKeyEvent", type="keyDown", **named, **text)
+        self._call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def accessible(self) -> list[tuple[str, str]]:
+        """(role, name) of everything that a screen reader meets."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return [
+            (node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")
+        ]
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+
+    def seen(self) -> Seen:
+        """What has come up since the page was opened."""
+        seen = Seen()
+        seen.overflow, seen.flat = (self.evaluate(expression) for expression in (_OVERFLOW, _FLAT))
+        for message in self.browser._pending:
+            self.browser._note(message, self.url, seen)
+        return seen
+
+    def close(self) -> None:
+        self.browser._call("Target.closeTarget", targetId=self.target)
 
 
 @contextmanager
