@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-# scheme of ours: llm-compressor's preset
-PRESETS = {"int8_w8a8": "W8A8"}
+from serving.schemes import SCHEMES, Variant, group_size
+
 _IGNORED = ["lm_head"]
 _CALIBRATION_BATCH = 8
 _NARROW_BITS = 7
+_SMOOTHING = 0.5  # SmoothQuant's alpha (Xiao et al. 2022, section 4.2)
 # A Hugging Face directory's files beside weights and configuration.
 _COMPANIONS = (
     "generation_config.json",
@@ -28,37 +29,55 @@ _COMPANIONS = (
 )
 
 
-def quantizable(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers that are quantized."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name in names if name.rpartition(".")[2] not in _IGNORED]
+def quantizable(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """The linear layers that are quantized: (outputs, inputs) by name."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {
+        name: (module.out_features, module.in_features)
+        for name, module in linear.items()
+        if name.rpartition(".")[2] not in _IGNORED
+    }
 
 
-def gptq(
-    model: PreTrainedModel, scheme: str, calibration_ST: Tensor, narrow: bool, on_layer: Callable[[], None]
-) -> None:
-    """Quantize in place with GPTQ (Frantar et al. 2022, arXiv:2210.17323), one decoder layer after the other.
+def quantize(
+    model: PreTrainedModel,
+    variant: Variant,
+    calibration_ST: Tensor,
+    narrow: bool,
+    kv_cache: str,
+    on_layer: Callable[[], None],
+) -> int | None:
+    """Quantize in place, one decoder layer after the other; returns the group size, None for a scheme without groups.
 
-    calibration_ST: token ids, (samples, length) int64. `on_layer` is called for every linear layer done.
+    calibration_ST: token ids, (samples, length) int64. kv_cache: `fp8` adds calibrated scales for keys and values.
+    `on_layer` is called for every linear layer done. Raises UserError when layer widths do not go with the scheme.
 
-    narrow: weights in [-64, 63]. A CPU without VNNI multiplies 8-bit numbers with vpmaddubsw, which adds two products
-    in 16 bits and saturates: 2 * 255 * 64 fits, 2 * 255 * 127 does not. oneDNN lets it, and a layer's output is then
-    off by 1 to 7 % (measured on AVX2), as much as quantization itself costs or more.
+    Methods: GPTQ (Frantar et al. 2022, arXiv:2210.17323); SmoothQuant (Xiao et al. 2022, arXiv:2211.10438) before GPTQ;
+    AWQ (Lin et al. 2023, arXiv:2306.00978); RTN, each weight to the nearest number.
+
+    narrow: INT8 weights in [-64, 64]. A CPU without VNNI multiplies 8-bit numbers with vpmaddubsw, which adds two
+    products in 16 bits and saturates: 2 * 255 * 64 fits, 2 * 255 * 127 does not. oneDNN lets it, and a layer's output
+    is then off by 1 to 7 % (measured on AVX2), as much as quantization itself costs or more.
     """
-    with quiet(on_layer):
-        from compressed_tensors.quantization import preset_name_to_scheme
+    done = 0
+    layers = quantizable(model)
+    size = group_size(variant.scheme, layers)
+    narrow = narrow and variant.scheme == "int8_w8a8"
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_layer()
+
+    with quiet(count):
         from datasets import Dataset
         from llmcompressor import oneshot, reset_session
-        from llmcompressor.modifiers.gptq import GPTQModifier
 
-        layers = preset_name_to_scheme(PRESETS[scheme], ["Linear"])
-        if narrow:
-            layers.weights.num_bits = _NARROW_BITS
         reset_session()
         oneshot(
             model=model,
             dataset=Dataset.from_dict({"input_ids": calibration_ST.tolist()}),
-            recipe=[GPTQModifier(config_groups={"group_0": layers}, ignore=_IGNORED)],
+            recipe=_recipe(variant, size, narrow, kv_cache),
             max_seq_length=calibration_ST.shape[1],
             num_calibration_samples=len(calibration_ST),
             shuffle_calibration_samples=False,
@@ -67,8 +86,36 @@ def gptq(
         reset_session()
     for module in model.modules():
         # Stored and served as the 8-bit format that engines know; the values lie on the narrow grid already.
-        if narrow and (attached := getattr(module, "quantization_scheme", None)) is not None:
-            attached.weights.num_bits = 8
+        attached = getattr(getattr(module, "quantization_scheme", None), "weights", None)  # attention has none
+        if narrow and attached is not None:
+            attached.num_bits = 8
+    for _ in range(len(layers) - done):  # only GPTQ tells about each layer
+        on_layer()
+    return size
+
+
+def _recipe(variant: Variant, size: int | None, narrow: bool, kv_cache: str) -> list[Any]:
+    """llm-compressor's modifiers, in order."""
+    from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    layers = preset_name_to_scheme(SCHEMES[variant.scheme].preset, ["Linear"])
+    if narrow:
+        layers.weights.num_bits = _NARROW_BITS
+    if size is not None:
+        layers.weights.group_size = size
+    last = GPTQModifier if variant.method in ("gptq", "smoothquant") else QuantizationModifier
+    keys_and_values = QuantizationArgs(num_bits=8, type="float", strategy="tensor", symmetric=True, dynamic=False)
+    rounding = last(
+        config_groups={"group_0": layers},
+        ignore=_IGNORED,
+        kv_cache_scheme=keys_and_values if kv_cache == "fp8" else None,
+    )
+    before = {"smoothquant": SmoothQuantModifier(smoothing_strength=_SMOOTHING), "awq": AWQModifier()}
+    return [before[variant.method], rounding] if variant.method in before else [rounding]
 
 
 def save(model: PreTrainedModel, dtype: torch.dtype, original: str | Path, directory: Path) -> None:

@@ -1,6 +1,9 @@
-"""What the machine at hand can compute with."""
+"""What the machine at hand can compute with, and the kinds of machines that the tables speak of."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,6 +14,7 @@ class Hardware:
 
     avx2: bool = False
     avx512: bool = False
+    vnni: bool = False
     bf16: bool = False
     amx: bool = False
     gpu: float | None = None
@@ -27,6 +31,21 @@ class Hardware:
         return "a CPU with AVX2" if self.avx2 else "a CPU without AVX2"
 
 
+PROFILES: Mapping[str, Hardware] = {
+    "AVX2": Hardware(avx2=True),
+    "AVX-512": Hardware(avx2=True, avx512=True, vnni=True),
+    "AVX-512 BF16": Hardware(avx2=True, avx512=True, vnni=True, bf16=True),
+    "AMX": Hardware(avx2=True, avx512=True, vnni=True, bf16=True, amx=True),
+    "Turing 7.5": Hardware(gpu=7.5),
+    "Ampere 8.0": Hardware(bf16=True, gpu=8.0),
+    "Ampere 8.6": Hardware(bf16=True, gpu=8.6),
+    "Ada 8.9": Hardware(bf16=True, gpu=8.9),
+    "Hopper 9.0": Hardware(bf16=True, gpu=9.0),
+    "Blackwell 10.0": Hardware(bf16=True, gpu=10.0),
+    "Blackwell 12.0": Hardware(bf16=True, gpu=12.0),
+}
+
+
 def detect() -> Hardware:
     """This machine."""
     if torch.cuda.is_available():
@@ -35,6 +54,28 @@ def detect() -> Hardware:
     return Hardware(
         avx2=torch.cpu._is_avx2_supported(),
         avx512=torch.cpu._is_avx512_supported(),
+        vnni=torch.cpu._is_vnni_supported(),
         bf16=torch.cpu._is_avx512_bf16_supported(),
         amx=torch.cpu._is_amx_tile_supported(),
     )
+
+
+def describe() -> str:
+    """This machine in words that tell it from another: what was measured here holds where they are the same."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+    found = detect()
+    units = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(found, name)]
+    return f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {' '.join(units)}"
+
+
+def _processor() -> str:
+    """Model, family and stepping: hypervisors often hide the name."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return "unknown processor"
+    first = info.read_text(encoding="utf-8").split("\n\n", maxsplit=1)[0]
+    known = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
+    values = {name.strip(): value.strip() for name, value in known.items()}
+    wanted = ("model name", "cpu family", "model", "stepping")
+    return " ".join(values[name] for name in wanted if name in values)

@@ -23,7 +23,7 @@ def write_parquet(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def save_speller(directory: Path, seed: int = 0) -> Path:
+def save_speller(directory: Path, seed: int = 0, width: int = 64, layers: int = 2, kv_heads: int = 1) -> Path:
     """A random Llama that vLLM's CPU kernels take (heads of 32) and that, when greedy, writes ASCII letters alone.
 
     Each letter is one token, so that the text of an answer says which tokens were chosen: the rows of every other
@@ -33,11 +33,11 @@ def save_speller(directory: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
         initializer_range=0.3,

@@ -3,13 +3,16 @@ import math
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from core import config as configs
 from core import manifest as manifests
 from core.errors import RaymillError, UserError
 from serving import preflight, texts
 from serving.quantize import STAGE, QuantizeConfig
+from serving.schemes import SCHEMES
 from tests.serving.fixtures import documents, save_speller, write_parquet
 
 # --- refusals: before any work ------------------------------------------------------------------------------------
@@ -53,6 +56,37 @@ def test_what_is_no_checkpoint_or_no_text_is_refused(given, tmp_path):
     refused(config(given, tmp_path / "b", checkpoint=str(tmp_path / "absent")), "absent")
     refused(config(given, tmp_path / "c", documents=str(tmp_path / "empty")), "holds no Parquet")
     refused(config(given, tmp_path / "d", sequence_length=2048), "more than the model's context of 1024")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"scheme": "int3"}, "scheme"),
+        ({"scheme": "fp8_block", "method": "gptq"}, "fp8_block is not reached by gptq; its methods are rtn"),
+        ({"schemes": "some"}, "schemes"),
+        ({"schemes": []}, "schemes: .*names no scheme"),
+        ({"schemes": ["int8_w8a8-awq"]}, "int8_w8a8 is not reached by awq"),
+        ({"kv_cache": "int4"}, "kv_cache"),
+    ],
+)
+def test_a_scheme_that_is_none_is_named_in_one_line(settings, reason):
+    given = {"checkpoint": "m", "documents": "d", "output": "o"} | settings
+    with pytest.raises(UserError, match=reason) as raised:
+        configs.parse(QuantizeConfig, given, "quantize.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_all_on_the_command_line_is_every_scheme_by_every_method(given, monkeypatch, raymill_here, tmp_path):
+    seen = []
+    monkeypatch.setattr(type(STAGE), "execute", lambda self, settings, force=False: seen.append(settings) or 1 / 0)
+    asked = {"checkpoint": "m", "documents": "d", "output": "o"}
+    (tmp_path / "quantize.yaml").write_text(yaml.safe_dump(asked))
+    raymill_here("serve", "quantize", "quantize.yaml", "--all")
+    raymill_here("serve", "quantize", "quantize.yaml")
+    every, one = ([variant.name for variant in settings.variants] for settings in seen)
+    assert len(every) == len(set(every)) == 12
+    assert {name.partition("-")[0] for name in every} == set(SCHEMES)
+    assert one == ["int8_w8a8-gptq"]
 
 
 def test_too_little_text_for_a_sequence_is_said_before_the_model_is_touched(given, tmp_path):
@@ -135,3 +169,90 @@ def test_a_model_that_became_too_bad_is_no_artifact(quantized, tmp_path):
     assert raised.value.exit_code == 1
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"run.json", "run.lock", "run.log"}
+
+
+# --- several schemes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, one_thread):
+    """Every scheme by every method, and keys and values in 8 bits."""
+    folder = tmp_path_factory.mktemp("compared")
+    save_speller(folder / "model", width=128, layers=1, kv_heads=4)
+    write_parquet(folder / "documents" / "a.parquet", documents(60))
+    asked = config(folder, folder / "run", schemes="all", kv_cache="fp8", samples=8, max_perplexity_increase=1.5)
+    manifest, _ = STAGE.execute(asked)
+    return folder, manifest
+
+
+def tensors(directory):
+    with safe_open(directory / "model.safetensors", "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+
+
+@pytest.mark.slow
+def test_every_scheme_is_written_in_its_format_and_near_to_the_original(compared):
+    folder, manifest = compared
+    rows = manifest.metrics["schemes"]
+    assert len(rows) == 12
+    assert json.loads((folder / "run" / "comparison.json").read_text())["schemes"] == rows
+    for name, row in rows.items():
+        written = json.loads((folder / "run" / "checkpoints" / name / "config.json").read_text())
+        assert preflight.number_format(written) == row["scheme"]
+        assert preflight.kv_cache_format(written) == "fp8"
+        assert row["problem"] is None
+        assert row["perplexity_increase"] < 1.2, name
+        assert 0 < row["kl_divergence"] < 0.2, name
+        assert row["top1_agreement"] > 0.8, name
+        assert row["memory_after"] < manifest.metrics["memory_before"], name
+        assert row["runs_here"] == preflight.serves(written).ok
+    by_bits = [max(row["kl_divergence"] for name, row in rows.items() if name.startswith(p)) for p in ("int8", "int4")]
+    assert by_bits[0] < by_bits[1], "8 bits are nearer to the original than 4"
+    smaller = ("int4_w4a16-gptq", "int8_w8a8-gptq")
+    assert rows[smaller[0]]["memory_after"] < rows[smaller[1]]["memory_after"]
+    assert rows["int4_w4a16-gptq"]["group_size"] == 128
+    assert "int4_w4a16-awq" in (folder / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_rounding_to_the_nearest_is_what_it_says(compared):
+    """INT8 by hand: a scale for each output channel, from its largest weight to 63.5, and the nearest number."""
+    folder, _ = compared
+    before, after = tensors(folder / "model"), tensors(folder / "run" / "checkpoints" / "int8_w8a8-rtn")
+    name = "model.layers.0.mlp.down_proj.weight"
+    scale = before[name].abs().amax(1, keepdim=True) / 63.5
+    assert torch.allclose(after[f"{name}_scale"].float(), scale, rtol=0.01)
+    nearest = (before[name] / after[f"{name}_scale"].float()).round()
+    assert (nearest - after[name].float()).abs().max() <= 1
+    assert (nearest == after[name].float()).double().mean() > 0.99
+
+
+@pytest.mark.slow
+def test_scales_of_keys_and_values_are_calibrated(compared):
+    """E4M3 reaches 448: the largest value seen in calibration lies there. Values are what v_proj gives."""
+    from core import checkpoint
+
+    folder, _ = compared
+    scales = tensors(folder / "run" / "checkpoints" / "fp8_dynamic-rtn")
+    model = checkpoint.load_model(folder / "model")
+    tokenizer = checkpoint.load_tokenizer(folder / "model")
+    calibration, _ = texts.choose(str(folder / "documents"), None, tokenizer, 0, 8, 2, 64)
+    seen = []
+    layer = model.model.layers[0].self_attn
+    layer.v_proj.register_forward_hook(lambda module, inputs, output: seen.append(output.abs().max()))
+    with torch.inference_mode():
+        model(input_ids=calibration.tokens_ST)
+    assert scales["model.layers.0.self_attn.v_scale"].item() == pytest.approx(seen[0].item() / 448, rel=0.05)
+    assert scales["model.layers.0.self_attn.k_scale"].item() > 0
+
+
+@pytest.mark.slow
+def test_a_scheme_that_does_not_fit_the_layers_is_left_out_with_the_reason_and_the_others_are_made(given, tmp_path):
+    asked = config(given, tmp_path / "run", schemes=["int8_w8a8-rtn", "fp8_block"], max_perplexity_increase=1.5)
+    manifest, _ = STAGE.execute(asked)
+    assert manifest.metrics["schemes"]["fp8_block-rtn"]["problem"].startswith("scheme fp8_block: ")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["int8_w8a8-rtn"]
+    with pytest.raises(UserError, match=r"scheme fp8_block: .* use fp8_dynamic"):
+        STAGE.execute(config(given, tmp_path / "one", scheme="fp8_block"))
+    with pytest.raises(RaymillError, match="none of 1 schemes became a checkpoint; the first: int8_w8a8-rtn raises"):
+        STAGE.execute(config(given, tmp_path / "bad", schemes=["int8_w8a8-rtn"], max_perplexity_increase=0.5))

@@ -1,0 +1,205 @@
+"""Output tokens/s of checkpoints in vLLM itself: `python -m serving.format_speed` reads a request, prints JSON lines.
+
+A process of its own with the engine inside it: importing vLLM takes 20 to 30 s, once for all formats, and an engine in
+the same process starts in a few seconds. Each line is `{"name", "rates", "weights_bytes", "seconds"}`, or `{"name",
+"problem"}`; before each, `{"trying": name}`, so that the parent knows which format ended the process when one did.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_WARM_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One format: a checkpoint and how its engine is built. `arguments`: keyword arguments of vLLM's engine."""
+
+    name: str
+    checkpoint: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is measured: requests of `prompt_tokens` random tokens, or `prompts`, with answers of `new_tokens` tokens,
+    at each concurrency, so many rounds."""
+
+    jobs: Sequence[Job]
+    concurrencies: Sequence[int] = (1, 16)
+    prompt_tokens: int = 64
+    new_tokens: int = 32
+    rounds: int = 2
+    prompts: Sequence[Sequence[int]] = ()
+    keep_answers: bool = False
+
+    def to_json(self) -> str:
+        """For the measuring process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Request":
+        """The other way."""
+        given = json.loads(text)
+        return cls(jobs=[Job(**job) for job in given.pop("jobs")], **given)
+
+
+@dataclass
+class Speed:
+    """rates: tokens/s by concurrency, the median of the rounds; by_round: each. weights_bytes: growth of resident
+    memory while the weights were loaded and repacked. drafted, accepted: speculative tokens. answers: token ids."""
+
+    name: str
+    rates: dict[int, float] = field(default_factory=dict)
+    by_round: dict[int, list[float]] = field(default_factory=dict)
+    weights_bytes: int = 0
+    seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+    answers: list[list[int]] = field(default_factory=list)
+    problem: str | None = None
+
+
+class _Engine:
+    """vLLM in this process."""
+
+    def __init__(self, job: Job) -> None:
+        from vllm import LLM
+
+        self.llm: Any = LLM(
+            model=job.checkpoint,
+            skip_tokenizer_init=True,
+            disable_log_stats=False,
+            **{"enable_prefix_caching": False} | dict(job.arguments),
+        )
+        self.random = random.Random(0)
+
+    def prompts(self, count: int, request: Request) -> list[list[int]]:
+        """Those that are given, over and over; or random ones, so that nothing is in a cache."""
+        if request.prompts:
+            return [list(request.prompts[number % len(request.prompts)]) for number in range(count)]
+        vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
+        return [[self.random.randrange(vocabulary) for _ in range(request.prompt_tokens)] for _ in range(count)]
+
+    def generate(self, prompts: Sequence[list[int]], tokens: int) -> tuple[float, list[list[int]]]:
+        """Greedy answers of exactly `tokens` tokens to all prompts together: (tokens/s, answers)."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        asked = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        parameters = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        began = time.perf_counter()
+        found = self.llm.generate(asked, parameters, use_tqdm=False)
+        seconds = time.perf_counter() - began
+        answers = [list(answer.outputs[0].token_ids) for answer in found]
+        return sum(map(len, answers)) / seconds, answers
+
+    def drafts(self) -> tuple[int, int]:
+        """Speculative tokens so far: (drafted, accepted)."""
+        totals = {metric.name: int(getattr(metric, "value", 0)) for metric in self.llm.get_metrics()}
+        return (
+            totals.get("vllm:spec_decode_num_draft_tokens", 0),
+            totals.get("vllm:spec_decode_num_accepted_tokens", 0),
+        )
+
+    def stop(self) -> None:
+        """End it and give its memory back."""
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        _forget()
+
+
+def measure(job: Job, request: Request) -> Speed:
+    """Start an engine in this process, time it, stop it."""
+    began = time.perf_counter()
+    speed = Speed(job.name)
+    with _weights_growth(speed):
+        engine = _Engine(job)
+    try:
+        for concurrency in request.concurrencies:
+            engine.generate(engine.prompts(concurrency, request), _WARM_TOKENS)
+            rates = []
+            for _ in range(request.rounds):
+                rate, answers = engine.generate(engine.prompts(concurrency, request), request.new_tokens)
+                rates.append(rate)
+                speed.answers += answers if request.keep_answers else []
+            speed.by_round[concurrency] = rates
+            speed.rates[concurrency] = statistics.median(rates)
+        speed.drafted, speed.accepted = engine.drafts()
+    finally:
+        engine.stop()
+    speed.seconds = time.perf_counter() - began
+    return speed
+
+
+@contextlib.contextmanager
+def _weights_growth(speed: Speed) -> Iterator[None]:
+    """Resident memory before and after the engine's worker loads the model."""
+    import psutil
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    load = CPUModelRunner.load_model
+    process = psutil.Process()
+
+    def timed(runner: Any, *arguments: Any, **named: Any) -> Any:
+        _trim()
+        before = process.memory_info().rss
+        try:
+            return load(runner, *arguments, **named)
+        finally:
+            _trim()
+            speed.weights_bytes = process.memory_info().rss - before
+
+    setattr(CPUModelRunner, "load_model", timed)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(CPUModelRunner, "load_model", load)  # noqa: B010
+
+
+def _forget() -> None:
+    from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+
+    destroy_model_parallel()
+    destroy_distributed_environment()
+    _trim()
+
+
+def _trim() -> None:
+    """Collect, and give freed memory back to the system, so that resident memory is memory in use."""
+    import ctypes
+
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def main() -> None:
+    """Measure what standard input asks for; standard output is for the results alone."""
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no result
+    request = Request.from_json(sys.stdin.read())
+    for job in request.jobs:
+        print(json.dumps({"trying": job.name}), file=results, flush=True)
+        try:
+            speed = measure(job, request)
+        except Exception as error:  # noqa: BLE001 (every kind of failure is this format's answer)
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            speed = Speed(job.name, problem=f"{type(error).__name__}: {reason}")
+            with contextlib.suppress(Exception):
+                _forget()
+        print(json.dumps(asdict(speed)), file=results, flush=True)
+
+
+if __name__ == "__main__":
+    main()

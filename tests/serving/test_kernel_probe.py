@@ -1,0 +1,37 @@
+"""The tables of the preflight beside the checks of vLLM's own kernels."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from serving import kernel_probe, preflight
+from serving.hardware import PROFILES
+from tests.conftest import ROOT
+
+# Where the registry says yes and the kernel does not work.
+PROMISED = {
+    ("int4_w4a16", "AVX2"): "the operation is not compiled: vllm#55613",
+    ("int8_w8a8", "Blackwell 10.0"): "docs.vllm.ai, features/quantization/int8: not on capabilities from 10.0",
+    ("int8_w8a8", "Blackwell 12.0"): "the same",
+}
+
+
+@pytest.mark.slow
+def test_the_tables_say_what_the_kernels_of_the_installed_vllm_say():
+    if not kernel_probe.operations(()):
+        pytest.skip("vllm is absent")
+    command = [sys.executable, "-m", "serving.kernel_probe"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = json.loads(done.stdout)
+    wrong = []
+    for name, by_kind in answers.items():
+        assert set(by_kind) == set(PROFILES)
+        for kind, (ok, kernel) in by_kind.items():
+            ours = preflight.runs(name, PROFILES[kind])
+            if ours.ok != ok and (name, kind) not in PROMISED:
+                wrong.append(f"{name} on {kind}: vLLM says {ok} ({kernel}), we say {ours}")
+    assert wrong == []
+    assert all(answers[name][kind][0] for name, kind in PROMISED), "what is mended there is no exception any more"
