@@ -18,8 +18,8 @@ from training import kto, metrics, replay
 from training.batch import Batch
 from training.examples import Examples, PackedExamples, conversations, preference_pairs
 from training.launch import launch
-from training.model import count_parameters
 from training.optimizer import OptimizerConfig
+from training.outcome import counts, outcome
 from training.precision import Precision
 from training.preference import Preference, PreferenceConfig, answer_log_probabilities
 from training.reference import log_probabilities, reference
@@ -138,19 +138,12 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
         "reward_accuracy": scores["reward_accuracy"],
     }
     groups = np.array([str(row.get("document_id") or number) for number, row in enumerate(held_out.rows)])
-    parameters, trainable = count_parameters(tuned.model)
+    found = outcome(trainer, tuned.model, last, tables)
     if world.is_main:
         tuned.save(directory)
     world.barrier()
-    return {
-        "last": last,
-        "examples": {name: len(table.units) for name, table in tables.items()},
-        "skipped": {name: table.skipped for name, table in tables.items()},
-        "accuracies": {name: asdict(proportion(each.double().numpy(), groups)) for name, each in hits.items()},
-        "parameters": parameters,
-        "trainable": trainable,
-        "precision": trainer.precision.name,
-    }
+    accuracies = {name: asdict(proportion(each.double().numpy(), groups)) for name, each in hits.items()}
+    return found | {"accuracies": accuracies}
 
 
 def _read(config: DpoConfig, tuned: Tuned) -> dict[str, Examples]:
@@ -196,15 +189,8 @@ def dpo(config: DpoConfig, run: Run) -> Manifest:
     ]
     for line in headline:
         run.log.info("%s", line)
-    counts = {
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "skipped_steps": last["skipped"],
-        "examples": result["examples"],
-        "skipped_examples": result["skipped"],
-    }
     report = _report(run, result, found_metrics)
-    return run.commit(counts=counts, metrics=found_metrics | {"headline": headline}, report=report)
+    return run.commit(counts=counts(result), metrics=found_metrics | {"headline": headline}, report=report)
 
 
 def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:

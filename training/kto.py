@@ -14,9 +14,9 @@ from training import metrics
 from training.batch import Batch
 from training.chat import ChatEncoder
 from training.examples import Examples, PackedExamples, labelled_answers
-from training.model import count_parameters
 from training.objectives import Sums
 from training.order import samples
+from training.outcome import counts, outcome
 from training.precision import Precision
 from training.preference import PreferenceConfig, answer_log_probabilities
 from training.reference import log_probabilities, reference
@@ -165,19 +165,12 @@ def work(config: "DpoConfig", directory: Path, world: World) -> dict[str, Any]:
     train.precision = held_out.precision = trainer.precision
     train.reference_A2, held_out.reference_A2 = reference(tuned, tables["train"], tables["heldout"], trainer, world)
     last = trainer.run()
-    parameters, trainable = count_parameters(tuned.model)
+    found = outcome(trainer, tuned.model, last, tables)
     if world.is_main:
         tuned.save(directory)
     world.barrier()
-    return {
-        "last": last,
-        "examples": {name: len(table.units) for name, table in tables.items()},
-        "desirable": {name: sum(bool(row["desirable"]) for row in table.rows) for name, table in tables.items()},
-        "skipped": {name: table.skipped for name, table in tables.items()},
-        "parameters": parameters,
-        "trainable": trainable,
-        "precision": trainer.precision.name,
-    }
+    desirable = {name: sum(bool(row["desirable"]) for row in table.rows) for name, table in tables.items()}
+    return found | {"desirable": desirable}
 
 
 def announce(config: "DpoConfig", run: Run, encoder: ChatEncoder) -> None:
@@ -213,15 +206,11 @@ def commit(run: Run, result: dict[str, Any]) -> Manifest:
     if "ranked_right" in found:
         headline += f"; a desirable one is ranked above an undesirable one in {found['ranked_right']:.3f} (0.5 before)"
     run.log.info("%s", headline)
-    counts = {
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "skipped_steps": last["skipped"],
-        "examples": result["examples"],
-        "desirable_examples": result["desirable"],
-        "skipped_examples": result["skipped"],
-    }
-    return run.commit(counts=counts, metrics=found | {"headline": [headline]}, report=_report(run, result, found))
+    return run.commit(
+        counts=counts(result) | {"desirable_examples": result["desirable"]},
+        metrics=found | {"headline": [headline]},
+        report=_report(run, result, found),
+    )
 
 
 def _report(run: Run, result: dict[str, Any], facts: dict[str, Any]) -> "Report":

@@ -24,8 +24,8 @@ from training.batch import collate
 from training.chat import ChatEncoder
 from training.examples import Examples, PackedExamples, preference_pairs
 from training.launch import launch
-from training.model import count_parameters
 from training.optimizer import OptimizerConfig
+from training.outcome import counts, outcome
 from training.precision import Precision
 from training.report import curves, left_out, training_report
 from training.reward_model import BradleyTerry, RewardModel, scored_segment
@@ -126,20 +126,14 @@ def work(config: RewardTrainConfig, directory: Path, world: World) -> dict[str, 
     score_P2 = held_out_scores()
     groups = np.array([str(row.get("document_id") or number) for number, row in enumerate(held_out.rows)])
     accuracy = proportion((score_P2[:, 0] > score_P2[:, 1]).double().numpy(), groups)
-    parameters, trainable = count_parameters(model)
+    found = outcome(trainer, model, last, {"train": train, "heldout": held_out})
     if world.is_main:
         _check(_save(model, encoder, directory), directory / FOLDER, held_out, encoder.padding)
     world.barrier()
-    return {
-        "last": last,
-        "examples": {"train": len(train.units), "heldout": len(held_out.units)},
-        "skipped": {"train": train.skipped, "heldout": held_out.skipped},
+    return found | {
         "accuracy": asdict(accuracy),
         "mean": float(score_P2.mean()),
         "deviation": float(score_P2.std()),
-        "parameters": parameters,
-        "trainable": trainable,
-        "precision": trainer.precision.name,
     }
 
 
@@ -221,14 +215,8 @@ def reward(config: RewardTrainConfig, run: Run) -> Manifest:
         f"± {accuracy['standard_error']:.3f} (± standard error)"
     ]
     run.log.info("%s", headline[0])
-    counts = {
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "skipped_steps": last["skipped"],
-        "examples": result["examples"],
-        "skipped_examples": result["skipped"],
-    }
-    return run.commit(counts=counts, metrics=found | {"headline": headline}, report=_report(run, result, found))
+    report = _report(run, result, found)
+    return run.commit(counts=counts(result), metrics=found | {"headline": headline}, report=report)
 
 
 def _report(run: Run, result: Mapping[str, Any], facts: Mapping[str, Any]) -> Report:

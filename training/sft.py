@@ -16,11 +16,12 @@ from training.early_stopping import EarlyStopping, EarlyStoppingConfig
 from training.exact_match import constant_guess, exact_match, questions
 from training.examples import PackedExamples, conversations
 from training.launch import launch
-from training.model import bare, count_parameters
+from training.model import bare
 from training.neftune import NoisyNextToken
 from training.objectives import NextToken
 from training.optimizer import OptimizerConfig
 from training.order import permutation
+from training.outcome import counts, outcome
 from training.report import left_out, training_report
 from training.trainer import Trainer
 from training.tuning import TuneConfig, Tuned, check
@@ -103,25 +104,19 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
             trainer.feedback,
             "answer, base",
         )
-    parameters, trainable = count_parameters(tuned.model)
+    found = outcome(trainer, tuned.model, last, {"train": train, "heldout": held_out})
     if world.is_main:
         tuned.save(directory)
     world.barrier()
-    return {
-        "last": last,
+    return found | {
         "exported_step": trainer.exported_step,
         "stopped_early": last.get("step", 0) < trainer.steps,
-        "examples": {"train": len(train.units), "heldout": len(held_out.units)},
-        "skipped": {"train": train.skipped, "heldout": held_out.skipped},
         "too_long": {"train": train.too_long, "heldout": held_out.too_long},
         "exact_match": {"base": before, "tuned": after, "constant": constant_guess(train.rows, asked)},
         "answers": [
             [question.task, question.text, question.answer, answer]
             for question, answer in list(zip(asked, answers, strict=True))[:_SHOWN_ANSWERS]
         ],
-        "parameters": parameters,
-        "trainable": trainable,
-        "precision": trainer.precision.name,
     }
 
 
@@ -145,14 +140,7 @@ def sft(config: SftConfig, run: Run) -> Manifest:
     ]
     for line in headline:
         run.log.info("%s", line)
-    counts = {
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "skipped_steps": last["skipped"],
-        "examples": result["examples"],
-        "skipped_examples": result["skipped"],
-        "split_examples" if config.too_long == "split" else "truncated_examples": result["too_long"],
-    }
+    too_long = {"split_examples" if config.too_long == "split" else "truncated_examples": result["too_long"]}
     found_metrics = {
         "validation_loss": losses[exported],
         "exported_step": exported,
@@ -165,7 +153,8 @@ def sft(config: SftConfig, run: Run) -> Manifest:
         "precision": result["precision"],
         "headline": headline,
     }
-    return run.commit(counts=counts, metrics=found_metrics, report=_report(run, result, losses[exported]))
+    report = _report(run, result, losses[exported])
+    return run.commit(counts=counts(result) | too_long, metrics=found_metrics, report=report)
 
 
 def _report(run: Run, result: Mapping[str, Any], held_out_loss: float) -> Any:
