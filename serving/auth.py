@@ -76,12 +76,12 @@ def _kept(key: str) -> str:
     """Raises ValueError for a key that no client could send or that can be guessed; never with the key in it."""
     if (hashed := _DIGEST.fullmatch(key)) is not None:
         return hashed[1]
+    if key.startswith("sha256:"):
+        raise ValueError("a digest is not 64 hexadecimal digits after 'sha256:'")
     if len(key) < _SHORTEST_KEY:
         raise ValueError(f"a key is shorter than {_SHORTEST_KEY} characters and could be guessed")
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ValueError("a key holds more than printable ASCII; an HTTP header cannot carry it")
-    if key.startswith("sha256:"):
-        raise ValueError("a digest is not 64 hexadecimal digits after 'sha256:'")
     return digest(key)
 
 
@@ -138,15 +138,13 @@ class KeyRing:
     """The keys that open the door."""
 
     def __init__(self, keys: Sequence[Key], file: str | Path | None = None) -> None:
-        """`keys` hold as long as the door is open; those of `file` are read now, and again when it has changed.
-
-        Raises UserError for a file that `read_keys` refuses.
-        """
+        """`keys` hold as long as the door is open; those of `file` are read now, and again when it has changed."""
         self._fixed = list(keys)
         self._file = Path(file) if file is not None else None
-        self._version = self._look()
-        self.keys = self._fixed + (read_keys(self._file) if self._file is not None else [])
-        self._looked = time.monotonic()
+        self.keys = self._fixed
+        self._version: tuple[int, int, int] | None = None
+        self._looked = -_LOOK_AGAIN_SECONDS
+        self._refresh()
 
     def find(self, authorization: str | None) -> Key | None:
         """The key that an `Authorization` header carries; None when it carries none of ours.
@@ -168,7 +166,7 @@ class KeyRing:
             return
         self._looked = time.monotonic()
         version = self._look()
-        if version == self._version:
+        if version == self._version and version is not None:
             return
         self._version = version
         try:

@@ -13,7 +13,11 @@ EVERY = [
     errors.unknown_model("x'y\"\n"),
     errors.not_found(),
     errors.busy(7),
+    errors.over_quota("This key may use 5 requests per minute", 7),
+    errors.over_quota("This key may use 5 tokens per day", None),
     errors.too_large(1_000),
+    errors.too_slow(2.5),
+    errors.timed_out(600),
     errors.not_ready(),
     errors.internal(),
     ApiError(400, "max_tokens: too many.", param="max_tokens"),
@@ -22,10 +26,12 @@ EXPECTED = {
     400: openai.BadRequestError,
     401: openai.AuthenticationError,
     404: openai.NotFoundError,
+    408: openai.APIStatusError,
     413: openai.APIStatusError,
     429: openai.RateLimitError,
     500: openai.InternalServerError,
     503: openai.InternalServerError,
+    504: openai.InternalServerError,
 }
 
 

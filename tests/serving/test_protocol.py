@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serving.protocol import ChatRequest, CompletionRequest, describe
+from serving.conversation import ChatRequest, TokenizeRequest
+from serving.protocol import CompletionRequest, DetokenizeRequest, EmbeddingRequest, describe
 
 HELLO = [{"role": "user", "content": "hello"}]
+CALLS = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "default": None}}}]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -23,6 +26,10 @@ def completion(**fields):
     return {"model": "m", "prompt": "hello"} | fields
 
 
+def named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
 def refusal(model, body):
     with pytest.raises(ValidationError) as raised:
         model.model_validate(body)
@@ -34,8 +41,15 @@ def refusal(model, body):
     [
         ({"messages": HELLO}, "model: field required.", "model"),
         (chat(messages=[]), "messages: list should have at least 1 item after validation, not 0.", "messages"),
-        (chat(messages=[{"role": "tool", "content": "x"}]), "messages.0.role: input should be", "messages.0.role"),
-        (chat(messages=[{"role": "user"}]), "messages.0.content: field required.", "messages.0.content"),
+        (chat(messages=[{"role": "robot", "content": "x"}]), "messages.0.role: input should be", "messages.0.role"),
+        (chat(messages=[{"role": "tool", "content": "x"}]), "messages.0: tool_call_id belongs to", "messages.0"),
+        (chat(messages=[{"role": "user"}]), "messages.0: content is missing.", "messages.0"),
+        (chat(messages=[{"role": "user", "tool_calls": CALLS}]), "messages.0: content is missing.", "messages.0"),
+        (
+            chat(messages=[{"role": "user", "content": "x", "tool_calls": CALLS}]),
+            "messages.0: tool_calls belong to the role assistant.",
+            "messages.0",
+        ),
         (chat(messages=[*HELLO, {"role": "user", "content": 5}]), "messages.1.content: input", "messages.1.content"),
         (
             chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
@@ -50,7 +64,26 @@ def refusal(model, body):
         (chat(top_logprobs=21), "top_logprobs: input should be less than or equal to 20.", "top_logprobs"),
         (chat(stop=list("abcdefghi")), "stop: list should have at most 8 items", "stop"),
         (chat(stop=[1]), "stop.0: input should be a valid string.", "stop.0"),
-        (chat(tools=[]), "Unrecognized request argument: tools.", "tools"),
+        (chat(tools=[]), "tools: list should have at least 1 item", "tools"),
+        (chat(tools=TOOLS, tool_choice="any"), "tool_choice: input should be 'none', 'auto'", "tool_choice"),
+        (chat(tools=TOOLS, tool_choice=named("sub")), "Tool_choice: none of the tools has this name.", None),
+        (chat(tool_choice="auto"), "Tool_choice: there are no tools.", None),
+        (chat(tools=[{"type": "web_search"}]), "tools.0.type: input should be 'function'.", "tools.0.type"),
+        (chat(seed=10**30), "seed: input should be", "seed"),
+        (chat(logit_bias={"x": 1}), "logit_bias.x: string should match", "logit_bias.x"),
+        (chat(response_format={"type": "json_schema"}), "response_format: json_schema belongs", "response_format"),
+        (chat(structured_outputs={}), "structured_outputs: exactly one of", "structured_outputs"),
+        (
+            chat(structured_outputs={"regex": "a", "choice": ["b"]}),
+            "structured_outputs: exactly one of",
+            "structured_outputs",
+        ),
+        (
+            chat(structured_outputs={"structural_tag": "x"}),
+            "Unrecognized request argument: structured_outputs.structural_tag.",
+            "structured_outputs.structural_tag",
+        ),
+        (chat(stream_options={"include_usage": True}), "Stream_options: only with stream: true.", None),
         (
             chat(stream=True, stream_options={"x": 1}),
             "Unrecognized request argument: stream_options.x.",
@@ -88,7 +121,7 @@ def test_a_refused_completion_is_told_which_field_and_why(body, message, param):
     [
         *("chat_template", "chat_template_kwargs", "kv_transfer_params", "priority", "vllm_xargs", "request_id"),
         *("cache_salt", "logits_processors", "mm_processor_kwargs", "return_token_ids", "prompt_logprobs"),
-        *("structured_outputs", "response_format", "tools", "documents", "add_special_tokens"),
+        *("documents", "add_special_tokens", "stop_token_ids", "truncate_prompt_tokens", "use_beam_search"),
     ],
 )
 def test_what_the_engine_takes_beyond_the_protocol_never_reaches_it(field):
@@ -122,7 +155,7 @@ def test_sampling_that_the_client_left_out_is_left_to_the_model():
 @given(st.dictionaries(st.sampled_from(sorted(ChatRequest.model_fields)), JSON, max_size=6), st.booleans())
 def test_weird_json_is_taken_or_refused_in_one_readable_line(body, complete):
     body = chat(**body) if complete else body
-    for model in (ChatRequest, CompletionRequest):
+    for model in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest, DetokenizeRequest):
         try:
             json.dumps(model.model_validate(body).engine_body())
         except ValidationError as error:
@@ -136,3 +169,70 @@ def test_weird_json_is_taken_or_refused_in_one_readable_line(body, complete):
 def test_a_body_that_is_no_request_at_all_is_refused(body):
     message, _ = refusal(ChatRequest, body)
     assert message
+
+
+def test_a_conversation_with_tools_goes_on_as_it_came():
+    messages = [
+        *HELLO,
+        {"role": "assistant", "tool_calls": CALLS},
+        {"role": "tool", "tool_call_id": "c1", "content": "3"},
+    ]
+    body = chat(messages=messages, tools=TOOLS, tool_choice=named("add"), parallel_tool_calls=False)
+    sent = ChatRequest.model_validate(body).engine_body()
+    assert {name: sent[name] for name in body} == body
+
+
+def test_an_answer_may_be_sent_back_as_the_openai_client_keeps_it():
+    """With the fields that it has no value for."""
+    answer = {"role": "assistant", "content": "hi", "refusal": None, "annotations": None, "audio": None}
+    answer |= {"function_call": None, "tool_calls": None, "reasoning": None}
+    sent = ChatRequest.model_validate(chat(messages=[*HELLO, answer])).engine_body()
+    assert sent["messages"][1] == {"role": "assistant", "content": "hi"}
+
+
+def test_a_developer_is_a_system_to_the_template():
+    sent = ChatRequest.model_validate(chat(messages=[{"role": "developer", "content": "x"}])).engine_body()
+    assert sent["messages"] == [{"role": "system", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [None]}}}},
+        {"response_format": {"type": "json_object"}},
+        *({"structured_outputs": given} for given in ({"regex": "a+"}, {"choice": ["a"]}, {"json": {"type": "null"}})),
+    ],
+)
+def test_structured_output_keeps_the_names_that_the_engine_knows(fields):
+    for model, body in ((ChatRequest, chat()), (CompletionRequest, completion())):
+        sent = model.model_validate(body | fields).engine_body()
+        assert {name: sent[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"model": "m"}, "Either prompt or messages."),
+        ({"model": "m", "prompt": "a", "messages": HELLO}, "Either prompt or messages."),
+        ({"model": "m", "prompt": "a", "tools": TOOLS}, "Tools and add_generation_prompt belong to messages."),
+        ({"model": "m", "messages": HELLO, "chat_template": "x"}, "Unrecognized request argument: chat_template."),
+    ],
+)
+def test_what_is_to_be_tokenized_is_a_text_or_a_conversation(body, message):
+    assert refusal(TokenizeRequest, body)[0] == message
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "asked"),
+    [
+        (ChatRequest, chat(), 0),
+        (ChatRequest, chat(n=2, max_tokens=5), 10),
+        (ChatRequest, chat(max_tokens=5, max_completion_tokens=7), 7),
+        (CompletionRequest, completion(), 16),
+        (CompletionRequest, completion(prompt=["a", "b"], n=2, max_tokens=5), 20),
+        (CompletionRequest, completion(max_tokens=0), 0),
+        (EmbeddingRequest, {"model": "m", "input": "a"}, 0),
+    ],
+)
+def test_how_much_an_answer_may_cost_is_known_before_it_is_made(model, body, asked):
+    assert model.model_validate(body).tokens_asked() == asked

@@ -1,0 +1,55 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving.doors import BEARER, KEY, Parrot, ask, hanging_stream, listening, wait_for
+
+
+@pytest.fixture
+def client():
+    with listening({"parrot": Parrot()}) as (_, client):
+        yield client
+
+
+def samples(client):
+    text = client.get("/metrics", headers=BEARER).text
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+WHO = (("key", "alice"), ("model", "parrot"))
+
+
+def test_an_answer_is_counted_for_its_model_and_key_with_its_times(client):
+    ask(client, "a b c d", stream=True)
+    ask(client, "a b c d")
+    found = samples(client)
+    route = (("route", "/v1/completions"), ("status", "200"))
+    assert found["raymill_requests_total", *WHO, *route] == 2
+    assert found["raymill_tokens_total", *WHO[:1], ("kind", "completion"), WHO[1]] == 8
+    assert found["raymill_tokens_total", *WHO[:1], ("kind", "prompt"), WHO[1]] == 14
+    for name in ("time_to_first_token", "request", "engine", "door", "door_before_engine"):
+        assert found[f"raymill_{name}_seconds_count", *WHO] == 2, name
+    assert found["raymill_time_per_output_token_seconds_count", *WHO] == 1
+    whole, engine, door = (found[f"raymill_{name}_seconds_sum", *WHO] for name in ("request", "engine", "door"))
+    assert whole == pytest.approx(engine + door)
+    assert found["raymill_requests_limit", ("model", "parrot")] == 3
+
+
+def test_who_leaves_and_who_is_inside_is_counted(client):
+    with hanging_stream(client):
+        assert samples(client)["raymill_requests_inside", ("model", "parrot")] == 1
+    wait_for(lambda: samples(client).get(("raymill_clients_left_total", *WHO)) == 1)
+    assert samples(client)["raymill_requests_inside", ("model", "parrot")] == 0
+
+
+def test_strangers_cannot_make_labels(client):
+    for number in range(20):
+        ask(client, model=f"model-{number}")
+        client.get(f"/path-{number}", headers={"Authorization": f"Bearer {number}"})
+        client.get(f"/path-{number}", headers=BEARER)
+    labels = {label for sample in samples(client) for label in sample[1:]}
+    assert not [value for _, value in labels if value.startswith(("model-", "/path-"))]
+    assert KEY not in str(labels)
