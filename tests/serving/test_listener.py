@@ -1,0 +1,86 @@
+import asyncio
+import socket
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from core.errors import UserError
+from serving.listener import Listener
+from tests.serving.conftest import free_port
+
+
+def app_named(name, release=None):
+    async def plain(_):
+        return PlainTextResponse(name)
+
+    async def slow(_):
+        async def parts():
+            yield "begun "
+            await release.wait()
+            yield "done"
+
+        return StreamingResponse(parts())
+
+    return Starlette(routes=[Route("/", plain), Route("/slow", slow)])
+
+
+def test_an_answer_under_way_is_finished_and_nobody_new_is_let_in():
+    async def go():
+        release = asyncio.Event()
+        listener = Listener(app_named("one", release), "127.0.0.1", free_port())
+        await listener.start()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.port}") as client:
+            assert listener.alive
+            async with client.stream("GET", "/slow") as response:
+                parts = response.aiter_text()
+                assert await anext(parts) == "begun "
+                stopping = asyncio.create_task(listener.stop(20))
+                with pytest.raises(httpx.ConnectError):
+                    for _ in range(200):
+                        await asyncio.sleep(0.02)
+                        async with httpx.AsyncClient() as other:
+                            await other.get(f"http://127.0.0.1:{listener.port}/")
+                release.set()
+                assert [part async for part in parts] == ["done"]
+            await stopping
+            assert not listener.alive
+
+    asyncio.run(go())
+
+
+def test_what_does_not_end_is_cut_off_after_its_grace():
+    async def go():
+        listener = Listener(app_named("one", asyncio.Event()), "127.0.0.1", free_port())
+        await listener.start()
+        url = f"http://127.0.0.1:{listener.port}/slow"
+        async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
+            await anext(response.aiter_text())
+            async with asyncio.timeout(10):
+                await listener.stop(0.1)
+
+    asyncio.run(go())
+
+
+def test_the_old_and_the_new_process_of_an_update_share_the_port():
+    async def go():
+        port = free_port()
+        old, new = Listener(app_named("old"), "127.0.0.1", port), Listener(app_named("new"), "127.0.0.1", port)
+        await old.start()
+        await new.start()
+        await old.stop(5)
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/")).text == "new"
+        await new.stop(5)
+
+    asyncio.run(go())
+
+
+def test_a_port_of_somebody_else_is_said_in_one_line():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError, match="cannot listen on"):
+            Listener(app_named("one"), "127.0.0.1", other.getsockname()[1])
