@@ -34,13 +34,18 @@ _MEANINGS = {
     503: "The model does not answer.",
     504: "The answer took longer than its deadline.",
 }
+_SCHEMAS = "#/components/schemas/"
+_ERROR = _SCHEMAS + ErrorBody.__name__
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 def errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route: the errors that it may give beside those of every path."""
-    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in (401, 429, 500, *statuses)}
+    return {
+        status: {"description": _MEANINGS[status], "content": {"application/json": {"schema": {"$ref": _ERROR}}}}
+        for status in (401, 429, 500, *statuses)
+    }
 
 
 def answer(stream: bool) -> dict[int | str, dict[str, Any]]:
@@ -58,7 +63,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
             for operation in operations.values():
                 operation["responses"].pop("422", None)
                 operation.setdefault("security", [{"key": []}])
-        for schema in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(schema, None)
+        schemas = document["components"]["schemas"]
+        error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        schemas |= error.pop("$defs") | {ErrorBody.__name__: error}
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
