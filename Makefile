@@ -3,7 +3,7 @@ PLATFORM ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cp
 READY := .venv/.ready-$(PLATFORM)
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench bench-data bench-training clean help
+.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench bench-data bench-training bench-serving clean help
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -59,6 +59,13 @@ bench-training: $(READY) ## measure the claims of training (about 25 minutes, on
 	.venv/bin/python benchmarks/training_launch.py
 	.venv/bin/python benchmarks/training_oracles.py
 	.venv/bin/python benchmarks/shakespeare.py
+	.venv/bin/python benchmarks/render.py
+
+bench-serving: $(READY) ## measure the claims of serving (on a machine with nothing else to do)
+	.venv/bin/python benchmarks/serving_noop.py
+	.venv/bin/python benchmarks/serving_overload.py
+	.venv/bin/python benchmarks/serving_door.py bare
+	.venv/bin/python benchmarks/serving_door.py stock
 	.venv/bin/python benchmarks/render.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured

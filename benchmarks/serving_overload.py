@@ -1,0 +1,86 @@
+"""Overload: four times as many requests as the engine can answer, for a minute.
+
+`python benchmarks/serving_overload.py`. The engine is one of fixed latency behind the real door, with room for 8
+requests and 2 more that wait: whoever is let in waits for at most a quarter of an answer. Requests come at the times of
+a Poisson process and nobody asks again. Unloaded: one at a time.
+"""
+
+import argparse
+import asyncio
+import json
+from datetime import UTC, datetime
+from itertools import repeat
+
+import harness
+import noop_door
+import numpy as np
+from noop_engine import FIRST_SECONDS, STEP_SECONDS
+
+from serving import load
+from serving.load import Limits, Request, Sample
+from serving.load_statistics import percentiles
+
+RUNNING, WAITING, TOKENS = 8, 2, 24
+CAPACITY = RUNNING / (FIRST_SECONDS + (TOKENS - 1) * STEP_SECONDS)
+
+
+def outcomes(samples: list[Sample]) -> dict[str, int]:
+    names, counts = np.unique([sample.outcome for sample in samples], return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+async def measure(url: str, key: str, seconds: float) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    async with load.Client(url, key, timeout_s=60) as client:
+        asked = repeat(Request.of("completions", noop_door.body(TOKENS)))
+        await load.closed_loop(client, asked, 2, Limits(4))
+        before = await load.closed_loop(client, asked, 1, Limits(30))
+        rate = 4 * CAPACITY
+        during = await load.open_loop(client, asked, rate, Limits(int(2 * rate * seconds), seconds), seed=1)
+        after = await load.closed_loop(client, asked, 1, Limits(30))
+        return before, during, after
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seconds", type=float, default=60.0)
+    seconds = arguments.parse_args().seconds
+    with noop_door.ours(RUNNING, WAITING) as side:
+        before, during, after = asyncio.run(measure(side.url, side.key or "", seconds))
+    accepted = [sample for sample in during if sample.outcome == load.OK]
+    refused = [sample for sample in during if sample.outcome == "http_429"]
+    unloaded = percentiles(sample.latency_s for sample in before)
+    loaded = percentiles(sample.latency_s for sample in accepted)
+    told = percentiles(sample.latency_s for sample in refused)
+    assert unloaded is not None and loaded is not None and told is not None
+    result = {
+        "id": "serve.overload",
+        "value": loaded["p99"] / unloaded["p99"],
+        "ours": {
+            "seconds": seconds,
+            "requests_per_second": len(during) / seconds,
+            "capacity_per_second": CAPACITY,
+            "answered_per_second": len(accepted) / seconds,
+            "outcomes": outcomes(during),
+            "accepted_latency_ms": loaded,
+            "accepted_ttft_ms": percentiles(sample.first_token_s for sample in accepted),
+            "refused_latency_ms": told,
+            "sent_late_ms": percentiles(sample.late_s for sample in during),
+            "outcomes_after": outcomes(after),
+            "latency_ms_after": percentiles(sample.latency_s for sample in after),
+        },
+        "theirs": {"unloaded_latency_ms": unloaded, "outcomes": outcomes(before)},
+        "runs": [loaded["p99"] / unloaded["p99"]],
+        "unit": "p99 of accepted requests at 4 times the capacity / p99 of one at a time",
+        "machine": harness.machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": "python benchmarks/serving_overload.py",
+        "commit": harness.commit(),
+    }
+    harness.RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    (harness.RESULTS / "serve.overload.json").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
