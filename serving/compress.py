@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from core import checkpoint
 from serving.schemes import SCHEMES, Variant, group_size
 
 _IGNORED = ["lm_head"]
@@ -140,11 +141,26 @@ def save(model: PreTrainedModel, dtype: torch.dtype, original: str | Path, direc
         file.chmod(0o644)
 
 
+def load(directory: str | Path) -> PreTrainedModel:
+    """What `save` wrote, as it computes: weights decompressed to float32, activations rounded where the scheme does.
+
+    Raises UserError when it does not load; what torch cannot do on this machine is torch's RuntimeError.
+    """
+    with quiet():
+        model = checkpoint.load_model(directory)
+        model.hf_quantizer.compressor.decompress_model(model)
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # NVFP4 comes out in bfloat16, whatever the rest is in
+                parameter.data = parameter.data.float()
+    return model
+
+
 @contextlib.contextmanager
 def quiet(on_layer: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Nothing of llm-compressor's bars and logs reaches the console; its log tells when a layer is done.
 
-    Standard error is left alone, because our own progress is shown there.
+    Standard error is left alone, because our own progress is shown there. Nothing is compiled: compressed-tensors would
+    have the rounding to FP4 compiled, for which not every machine has a compiler.
     """
     # Its log is set up, and written to, while it is imported.
     os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
@@ -163,7 +179,8 @@ def quiet(on_layer: Callable[[], None] = lambda: None) -> Iterator[None]:
     tracing.setLevel(logging.ERROR)
     tqdm.__init__ = lambda *rest, **options: with_bar(*rest, **options | {"disable": True})  # type: ignore[method-assign]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         tqdm.__init__ = with_bar  # type: ignore[method-assign]
         tracing.setLevel(level)

@@ -130,9 +130,10 @@ def quantize(config: QuantizeConfig, run: Run) -> Manifest:
     for variant in config.variants:
         try:
             outcomes.append(_make(variant, config, content, original, calibration, held_out, run))
-        except UserError as error:
+        except RaymillError as error:  # of several the others are made all the same
             if config.schemes is None:
                 raise
+            shutil.rmtree(run.path(_SCRATCH), ignore_errors=True)
             outcomes.append(Outcome(variant, problem=str(error)))
         if outcomes[-1].problem is not None:
             if config.schemes is None:
@@ -223,8 +224,8 @@ def _compare(
     """The original and what lies on disk, on held-out text. Raises RaymillError where this machine cannot do it."""
     with run.progress(f"comparing {variant.name}", total=len(held_out), unit="sequences") as progress:
         try:
+            quantized = compress.load(written)
             with compress.quiet():
-                quantized = checkpoint.load_model(written)
                 return quality.compare(original, quantized, held_out.tokens_ST, held_out.counted_ST, progress.advance)
         except (UserError, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

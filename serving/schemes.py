@@ -77,10 +77,11 @@ def group_size(name: str, widths: Mapping[str, tuple[int, int]]) -> int | None:
     scheme = SCHEMES[name]
     if scheme.block is not None:
         for layer, (outputs, inputs) in widths.items():
-            if outputs % scheme.block or inputs % scheme.block:
+            # One block of inputs is taken for a scale of each channel when it is loaded (compressed-tensors 0.17).
+            if outputs % scheme.block or inputs % scheme.block or inputs == scheme.block:
                 raise UserError(
-                    f"scheme {name}: {layer} is {outputs} x {inputs}, which blocks of {scheme.block} x {scheme.block} "
-                    "do not divide; use fp8_dynamic, which has a scale for each channel"
+                    f"scheme {name}: {layer} is {outputs} x {inputs}, which is not made of blocks of {scheme.block} x "
+                    f"{scheme.block}, two of inputs at least; use fp8_dynamic, which has a scale for each channel"
                 )
         return None
     for size in scheme.groups:

@@ -23,11 +23,14 @@ def write_parquet(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def save_speller(directory: Path, seed: int = 0, width: int = 64, layers: int = 2, kv_heads: int = 1) -> Path:
+def save_speller(
+    directory: Path, seed: int = 0, width: int = 64, layers: int = 2, kv_heads: int = 1, projections: float = 1.0
+) -> Path:
     """A random Llama that vLLM's CPU kernels take (heads of 32) and that, when greedy, writes ASCII letters alone.
 
     Each letter is one token, so that the text of an answer says which tokens were chosen: the rows of every other
-    token in the output layer are zero, and some letter's logit is above zero.
+    token in the output layer are zero, and some letter's logit is above zero. projections: a factor on the weights of
+    the layers; small ones do not amplify what rounding adds.
     """
     tokenizer = AutoTokenizer.from_pretrained(save_tokenizer(directory))
     torch.manual_seed(seed)
@@ -51,5 +54,7 @@ def save_speller(directory: Path, seed: int = 0, width: int = 64, layers: int = 
     rows[letters] = 1
     with torch.no_grad():
         model.lm_head.weight.mul_(rows)
+        for name, weight in model.named_parameters():
+            weight.mul_(projections if "_proj" in name else 1.0)
     model.save_pretrained(directory)
     return directory

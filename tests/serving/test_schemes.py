@@ -51,9 +51,10 @@ def test_groups_are_the_largest_that_divide_every_layer(scheme, inputs, size):
         ("nvfp4a16", (64, 344), "scheme nvfp4a16: odd has 344 inputs, .* groups of 16"),
         ("fp8_block", (64, 128), "scheme fp8_block: odd is 64 x 128, .* use fp8_dynamic"),
         ("fp8_block", (128, 64), "scheme fp8_block: odd is 128 x 64"),
+        ("fp8_block", (256, 128), "scheme fp8_block: odd is 256 x 128, .* two of inputs at least"),
     ],
 )
 def test_widths_that_no_group_divides_are_refused_with_the_layer_and_a_way_out(scheme, shape, reason):
     with pytest.raises(UserError, match=reason) as raised:
-        schemes.group_size(scheme, {"good": (128, 128), "odd": shape})
+        schemes.group_size(scheme, {"good": (128, 256), "odd": shape})
     assert "\n" not in str(raised.value)
