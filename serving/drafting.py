@@ -16,28 +16,36 @@ would have holes. rest: no drafts and no draft model, until they are tried again
 
 _BURST = 8  # steps between two decisions; the first of them has the drafts of the one before, and is not counted
 _TRY_EVERY = 32  # decisions
+_ENOUGH = 12  # steps of a kind, before they are a measure
 _KEPT = 0.99  # of what was known, at each step: about a hundred steps are remembered
+_MARGIN = 1.05  # drafts are given up when tokens cost this much more with them
 
 
 @dataclass
 class _Cost:
+    steps: float = 0.0
     seconds: float = 0.0
     tokens: float = 0.0
 
     def add(self, seconds: float, tokens: int) -> None:
+        self.steps = self.steps * _KEPT + 1
         self.seconds = self.seconds * _KEPT + seconds
         self.tokens = self.tokens * _KEPT + tokens
 
     @property
+    def known(self) -> bool:
+        return self.steps >= _ENOUGH and self.tokens > 0
+
+    @property
     def per_token(self) -> float:
-        return self.seconds / self.tokens if self.tokens else 0.0
+        return self.seconds / self.tokens
 
 
 class Policy:
     """Chooses for batches of one size; sizes are told apart by powers of two."""
 
     def __init__(self) -> None:
-        self.with_drafts, self.without = _Cost(), _Cost()
+        self._drafted, self._plain = _Cost(), _Cost()
         self._way: Way = "draft"
         self._steps = 0
         self._decisions = 0
@@ -51,17 +59,22 @@ class Policy:
         return self._way
 
     def _decide(self) -> Way:
-        if not self.without.tokens:
+        if not self._drafted.known:  # n-grams that are found nowhere cost nothing either
+            return "draft"
+        if not self._plain.known:
             return "sample"
-        pays = self.with_drafts.per_token <= self.without.per_token
+        pays = self._drafted.per_token <= _MARGIN * self._plain.per_token
         if self._decisions % _TRY_EVERY == 0:
-            return "sample" if pays else "draft"
+            if pays:
+                return "sample"
+            self._drafted = _Cost()
+            return "draft"
         return "draft" if pays else "rest"
 
-    def observe(self, seconds: float, tokens: int) -> None:
-        """A step of decoding alone has taken this long for this many tokens."""
+    def observe(self, seconds: float, tokens: int, drafted: bool) -> None:
+        """A step of decoding alone took this long for this many tokens; `drafted`: some of them were checked drafts."""
         if self._steps > 1:
-            (self.with_drafts if self._way == "draft" else self.without).add(seconds, tokens)
+            (self._drafted if drafted else self._plain).add(seconds, tokens)
 
 
 class DraftWatcher:
@@ -90,6 +103,7 @@ class _Watched:
         self._policies: defaultdict[int, Policy] = defaultdict(Policy)
         self._began = 0.0
         self._decoding: Policy | None = None
+        self._has_drafts = False
         self._execute, self._sample = runner.execute_model, runner.sample_tokens
         self._propose = runner.propose_draft_token_ids
         runner.execute_model, runner.sample_tokens = self._timed_execute, self._timed_sample
@@ -97,6 +111,7 @@ class _Watched:
 
     def _timed_execute(self, scheduled: Any, *more: Any, **named: Any) -> Any:
         drafts = sum(map(len, scheduled.scheduled_spec_decode_tokens.values()))
+        self._has_drafts = drafts > 0
         requests = len(scheduled.num_scheduled_tokens)
         alone = requests > 0 and scheduled.total_num_scheduled_tokens == requests + drafts
         self._decoding = self._policies[requests.bit_length()] if alone else None
@@ -107,7 +122,7 @@ class _Watched:
         output = self._sample(*more, **named)
         if self._decoding is not None and output is not None:
             tokens = sum(map(len, output.sampled_token_ids))
-            self._decoding.observe(self._clock() - self._began, tokens)
+            self._decoding.observe(self._clock() - self._began, tokens, self._has_drafts)
         return output
 
     def _chosen_propose(self, scheduled: Any, *more: Any, **named: Any) -> Any:

@@ -53,8 +53,9 @@ def _files(url: str) -> list[str]:
     if not storage.is_remote(url):
         folder = Path(url.removeprefix("file://"))
         return sorted(str(path) for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    top = url.rstrip("/")
-    return [file for file in storage.list_files(f"{top}/") if "/" not in file.removeprefix(f"{top}/")]
+    _, top = storage.filesystem_of(url.rstrip("/"))
+    found = storage.list_files(f"{url.rstrip('/')}/")
+    return [file for file in found if "/" not in storage.filesystem_of(file)[1].removeprefix(f"{top.rstrip('/')}/")]
 
 
 def _identity(files: list[str]) -> str:

@@ -24,10 +24,11 @@ _METRICS = {
 
 def overview() -> tuple[str, list[list[str]]]:
     """(a line about the endpoint, rows of `COLUMNS`). Raises UserError when none is up."""
-    endpoint, address = lifecycle.current()
+    endpoint = lifecycle.current()
     application = lifecycle.applications()[APPLICATION]
     door = application.deployments.get(DOOR)
-    line = f"{address.url}: {application.status.value.lower()}, door {door.status.value.lower() if door else 'absent'}"
+    states = application.status.value.lower(), door.status.value.lower() if door is not None else "absent"
+    line = f"{endpoint.address.url}: {states[0]}, door {states[1]}"
     return line, rows(endpoint, application.deployments, _metrics())
 
 
