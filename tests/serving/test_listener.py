@@ -1,5 +1,7 @@
 import asyncio
 import socket
+import ssl
+import subprocess
 
 import httpx
 import pytest
@@ -84,3 +86,31 @@ def test_a_port_of_somebody_else_is_said_in_one_line():
         other.listen()
         with pytest.raises(UserError, match="cannot listen on"):
             Listener(app_named("one"), "127.0.0.1", other.getsockname()[1])
+
+
+def test_with_a_certificate_it_speaks_tls_alone(tmp_path):
+    certificate, key = self_signed(tmp_path)
+
+    async def go():
+        listener = Listener(app_named("one"), "127.0.0.1", free_port(), str(certificate), str(key))
+        await listener.start()
+        url = f"https://127.0.0.1:{listener.port}/"
+        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=str(certificate))) as client:
+            assert (await client.get(url)).text == "one"
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.ConnectError, match="self-signed"):
+                await client.get(url)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(url.replace("https", "http"))
+        await listener.stop(1)
+
+    asyncio.run(go())
+
+
+def self_signed(folder):
+    """A certificate of 127.0.0.1 and its key, as `openssl req -x509` writes them."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
