@@ -1,7 +1,8 @@
 """Who starts the training processes: Ray Train, torch's elastic agent (what `torchrun` is), or nobody.
 
 The only file of `training/` that knows Ray, and only inside the functions that use it: with the other launchers the
-package trains on a machine without Ray.
+package trains on a machine without Ray. Ray's workers import this file too, so torch and the trainer are imported
+where they are used: a worker only starts a training process (warm.py) and hands on what it says.
 """
 
 import ctypes
@@ -9,25 +10,28 @@ import fcntl
 import importlib
 import json
 import os
+import secrets
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.distributed as dist
-from transformers.utils.logging import disable_progress_bar
+from typing import TYPE_CHECKING, Any
 
 from core import storage
 from core.errors import RaymillError, UserError
 from core.run import Run
+from training import warm
 from training.feedback import Follower
-from training.trainer import TrainConfig
-from training.world import World
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.trainer import TrainConfig
+    from training.world import World
 
 _HEALTH_CHECK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 _BACKENDS = "cpu:gloo,cuda:nccl"
@@ -47,8 +51,10 @@ class Job:
     working_directory: str
     """Where the driver runs: relative paths of the configuration begin there, but Ray Train moves its workers."""
 
-    def run(self, world: World) -> None:
+    def run(self, world: "World") -> None:
         """Do the work; the main rank leaves its result, a failure that is no bug leaves its message."""
+        from transformers.utils.logging import disable_progress_bar
+
         os.chdir(self.working_directory)
         directory = Path(self.directory)
         module = importlib.import_module(self.module)
@@ -88,7 +94,7 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
 
 
-def launch(config: TrainConfig, run: Run, module: str) -> dict[str, Any]:
+def launch(config: "TrainConfig", run: Run, module: str) -> dict[str, Any]:
     """Run `module.work` on the configured workers, show its progress, return what its main rank returned.
 
     Raises the workers' UserError or RaymillError, and RaymillError when workers were lost more often than
@@ -129,7 +135,9 @@ def _is_hopeless(job: Job) -> bool:
     return (Path(job.directory) / _ERROR).is_file()
 
 
-def _device(local_rank: int) -> torch.device:
+def _device(local_rank: int) -> "torch.device":
+    import torch
+
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -140,7 +148,11 @@ def _cores() -> int:
 # --- inline -------------------------------------------------------------------------------------------------------
 
 
-def _inline(job: Job, config: TrainConfig) -> None:
+def _inline(job: Job, config: "TrainConfig") -> None:
+    import torch
+
+    from training.world import World
+
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or _cores())
     try:
@@ -152,7 +164,7 @@ def _inline(job: Job, config: TrainConfig) -> None:
 # --- torchrun -----------------------------------------------------------------------------------------------------
 
 
-def _torchrun(job: Job, config: TrainConfig) -> None:
+def _torchrun(job: Job, config: "TrainConfig") -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     settings = LaunchConfig(
@@ -177,14 +189,33 @@ def _torchrun_entry(file: str, threads: int) -> None:
     job = Job(**json.loads(Path(file).read_text(encoding="utf-8")))
     if _is_hopeless(job):
         return
-    torch.set_num_threads(threads)
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    _join(job, "env://", threads, rank, size, local)
+
+
+def _join(
+    job: Job,
+    address: str,
+    threads: int,
+    rank: int,
+    size: int,
+    local: int,
+    checkpointed: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Meet the other processes of the job at `address`, and do the work with them."""
+    import torch
+    import torch.distributed as dist
+
+    from training.world import World
+
+    torch.set_num_threads(threads)
     device = _device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(_BACKENDS if device.type == "cuda" else "gloo")
+    backend = _BACKENDS if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
     try:
-        job.run(World(rank, size, device))
+        job.run(World(rank, size, device, *([checkpointed] if checkpointed else [])))
     finally:
         dist.destroy_process_group()
 
@@ -192,13 +223,15 @@ def _torchrun_entry(file: str, threads: int) -> None:
 # --- Ray Train ----------------------------------------------------------------------------------------------------
 
 
-def _ray(job: Job, config: TrainConfig) -> None:
+def _ray(job: Job, config: "TrainConfig") -> None:
     from cluster import runtime
 
     runtime.connect()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # TorchTrainer would import torch in the workers, which only start the processes that train.
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     gpus = ray.cluster_resources().get("GPU", 0) >= config.workers
     largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
@@ -208,15 +241,14 @@ def _ray(job: Job, config: TrainConfig) -> None:
     storage_path = Path(job.directory) / ".ray"
     # How soon a lost worker is noticed: Ray's default is every 2 s.
     os.environ.setdefault(_HEALTH_CHECK, "0.25")
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         _ray_entry,
-        train_loop_config={"job": job, "threads": threads},
+        train_loop_config={"job": job, "threads": threads, "key": secrets.token_hex(8)},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=gpus,
             resources_per_worker={"CPU": min(threads, share), **({"GPU": 1} if gpus else {})},
         ),
-        torch_config=TorchConfig(backend=_BACKENDS if gpus else "gloo"),
         run_config=RunConfig(
             name=f"attempt-{time.time_ns()}",  # resuming is ours: a name used before would resume Ray's own records
             storage_path=str(storage_path),
@@ -228,14 +260,35 @@ def _ray(job: Job, config: TrainConfig) -> None:
 
 def _ray_entry(settings: dict[str, Any]) -> None:
     import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
 
     job: Job = settings["job"]
     if _is_hopeless(job):
         return
-    torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
-    device = _device(0) if os.environ.get("CUDA_VISIBLE_DEVICES") else torch.device("cpu")
-    job.run(World(context.get_world_rank(), context.get_world_size(), device, _report_to_ray))
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    arguments = {
+        "job": asdict(job),
+        "address": f"tcp://{broadcast_from_rank_zero(f'{ray.util.get_node_ip_address()}:{port}')}",
+        "threads": settings["threads"],
+        "rank": context.get_world_rank(),
+        "size": context.get_world_size(),
+    }
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        # CUDA that was touched before a fork fails after it, and bitsandbytes touches it while it is imported.
+        _ray_trainer(_report_to_ray, **arguments)
+    else:
+        function = f"{__name__}:{_ray_trainer.__name__}"
+        warm.call(settings["key"], job.module, function, arguments, lambda said: _report_to_ray(**said))
+
+
+def _ray_trainer(say: warm.Say, job: dict[str, Any], address: str, threads: int, rank: int, size: int) -> None:
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a worker that was given no GPU takes none
+    # Ray shows each worker its own GPU alone.
+    _join(Job(**job), address, threads, rank, size, 0, lambda step, facts: say(step=step, facts=facts))
 
 
 def _report_to_ray(step: int, facts: dict[str, float]) -> None:
