@@ -24,20 +24,23 @@ from tests.serving.doors import (
 )
 
 
-@pytest.fixture
-def parrot():
-    return Parrot()
+@pytest.fixture(scope="module")
+def door():
+    """One for all tests that leave it as they found it: (application, client, its first model)."""
+    parrot = Parrot()
+    with listening({"parrot": parrot, "org/second": Parrot()}) as (app, client):
+        yield app, client, parrot
 
 
 @pytest.fixture
-def served(parrot):
-    with listening({"parrot": parrot, "org/second": Parrot()}) as found:
-        yield found
+def client(door):
+    return door[1]
 
 
 @pytest.fixture
-def client(served):
-    return served[1]
+def parrot(door):
+    door[2].bodies.clear()
+    return door[2]
 
 
 # --- streams --------------------------------------------------------------------------------------------------------

@@ -10,15 +10,22 @@ CALL = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
 
 
-@pytest.fixture
-def parrot():
-    return Parrot()
-
-
-@pytest.fixture
-def client(parrot):
+@pytest.fixture(scope="module")
+def door():
+    parrot = Parrot()
     with listening({"parrot": parrot}) as (_, client):
-        yield client
+        yield client, parrot
+
+
+@pytest.fixture
+def client(door):
+    return door[0]
+
+
+@pytest.fixture
+def parrot(door):
+    door[1].bodies.clear()
+    return door[1]
 
 
 @pytest.fixture
