@@ -158,8 +158,9 @@ def _runs_on_cpu(name: str, hardware: Hardware) -> Verdict:
         return Verdict(False, f"its kernel needs {_UNITS[needs]} and this is {hardware.name}")
     if name == "none":
         remark = "runs" if hardware.bf16 else "runs; float32 is faster than bfloat16 on a CPU without units for it"
-    if name == "int8_w8a8" and not hardware.vnni:
-        remark = "runs and saves memory, but slower than float32 on a CPU without VNNI"
+    if name == "int8_w8a8" and not hardware.avx512:
+        # gemm:jit instead of brg_matmul: 13.9 ms of a layer's 14 for one token go into packing (docs/log.md).
+        remark = "runs and saves memory, but many times slower than float32: oneDNN packs the weights for each product"
     return Verdict(True, remark)
 
 
