@@ -9,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from core.errors import UserError
+from serving.http_protocol import BoundedProtocol
 
 _BACKLOG = 2048
 
@@ -25,6 +26,7 @@ class Listener:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=BoundedProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,
