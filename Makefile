@@ -39,8 +39,9 @@ format: $(READY) ## let ruff mend what it can
 lock: $(READY) ## renew requirements/cpu.txt and gpu.txt from pyproject.toml
 	requirements/lock.sh
 
-docs: $(READY) ## render docs/settings.md from the stages' configurations
+docs: $(READY) ## render docs/settings.md and docs/formats.md from the code
 	.venv/bin/python docs/render_settings.py
+	.venv/bin/python docs/render_formats.py
 
 bench-data: $(READY) ## measure the claims of the data engine (about 25 minutes on two idle cores)
 	.venv/bin/python benchmarks/heuristics.py
@@ -66,6 +67,12 @@ bench-serving: $(READY) ## measure the claims of serving (on a machine with noth
 	.venv/bin/python benchmarks/serving_overload.py
 	.venv/bin/python benchmarks/serving_door.py bare
 	.venv/bin/python benchmarks/serving_door.py stock
+	.venv/bin/python benchmarks/serving_start.py
+	.venv/bin/python benchmarks/serving_formats.py speed
+	.venv/bin/python benchmarks/serving_formats.py memory
+	.venv/bin/python benchmarks/serving_formats.py quality
+	.venv/bin/python benchmarks/serving_speculation.py ngram
+	.venv/bin/python benchmarks/serving_speculation.py draft
 	.venv/bin/python benchmarks/render.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured

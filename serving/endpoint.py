@@ -59,6 +59,13 @@ class Endpoint(Config):
     models: list[ServedModel]
     keys: list[Key] = Field(description="fixed ones; those of door.keys_file come and go with that file")
     door: DoorConfig
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address(self.host, self.port, self.door.tls_certificate)
 
     def model(self, name: str) -> ServedModel | None:
         """The model of this id."""

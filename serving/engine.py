@@ -129,8 +129,7 @@ class EngineSettings(Config):
             arguments |= {"runner": "pooling", "convert": "embed"}
         if self.speculative.method != "none":
             arguments["speculative_config"] = self.speculative.arguments(self.max_num_seqs)
-            if self.speculative.adaptive:
-                arguments["worker_extension_cls"] = WATCHER
+            arguments["worker_extension_cls"] = WATCHER
         if self.adapter_slots:
             arguments |= {
                 "enable_lora": True,

@@ -58,11 +58,9 @@ def deploy(models: Sequence[ServedModel], address: Address, keys: Sequence[Key],
         raise UserError(f"this Ray cluster serves other applications ({', '.join(running)}); use a cluster of its own")
     check_port(address)
     try:
-        options = {"host": address.host, "port": address.port}
-        if door.tls_certificate is not None:
-            options |= {"ssl_certfile": door.tls_certificate, "ssl_keyfile": door.tls_key}
-        serve.start(proxy_location="HeadOnly", http_options=options)
-        run(Endpoint(models=list(models), keys=list(keys), door=door), models)
+        serve.start(proxy_location="Disabled")  # the door listens itself
+        endpoint = Endpoint(models=list(models), keys=list(keys), door=door, host=address.host, port=address.port)
+        run(endpoint, models)
     except RayActorError as error:
         shutdown()
         raise RaymillError(f"Ray Serve did not start: {' '.join(str(error).split())[:200]}") from None
@@ -137,21 +135,15 @@ def failure(status: Any) -> str:
     return found[-1] if found else " ".join(str(status.message).split())[:300]
 
 
-def current() -> tuple[Endpoint, Address]:
+def current() -> Endpoint:
     """The endpoint that runs on the connected cluster. Raises UserError when there is none."""
     if APPLICATION not in applications():
         raise UserError("no endpoint runs here; start one with 'raymill serve up CONFIG --set keep=true'")
-    details: Mapping[str, Any] = _client().get_serve_details()
-    door = details["applications"][APPLICATION]["deployments"][DOOR]["deployment_config"]
-    endpoint = Endpoint.model_validate(door["user_config"]["endpoint"])
-    options = _client().http_config
-    return endpoint, Address(str(options.host), options.port, endpoint.door.tls_certificate)
-
-
-def _client() -> Any:
     client = _get_global_client()
     assert client is not None, "serve.status() has just connected"
-    return client
+    details: Mapping[str, Any] = client.get_serve_details()
+    door = details["applications"][APPLICATION]["deployments"][DOOR]["deployment_config"]
+    return Endpoint.model_validate(door["user_config"]["endpoint"])
 
 
 def status() -> list[tuple[str, str, str]]:
@@ -159,8 +151,7 @@ def status() -> list[tuple[str, str, str]]:
     found = applications().get(APPLICATION)
     if found is None:
         return []
-    _, address = current()
-    rows = [(address.url, found.status.value, "")]
+    rows = [(current().address.url, found.status.value, "")]
     for name, deployment in sorted(found.deployments.items()):
         states = ", ".join(f"{count} {str(state).lower()}" for state, count in deployment.replica_states.items())
         rows.append((name, deployment.status.value, f"replicas: {states or 'none'}"))

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving import engine_calls, engine_metrics, errors, fetch
+from serving import engine_calls, engine_metrics, engine_process, errors, fetch
 from serving.adapters import AdapterSet, Listed
 from serving.engine import EngineSettings
 from serving.errors import ApiError
@@ -42,10 +42,11 @@ class ModelReplica:
         mark = _log_size()
         self._folder = tempfile.TemporaryDirectory(prefix="raymill-")
         try:
+            engine_process.prepare()
             checkpoint, settings = await asyncio.to_thread(fetch.engine_files, checkpoint, settings)
             self._server = await _start(_llm_config(model_id, checkpoint, settings, seed))
             self._adapters = AdapterSet(self._server.engine, Path(self._folder.name))
-            self._watches_drafts = await _watch_drafts(self._server, settings)
+            self._speculates = await _watch_drafts(self._server, settings)
         except Exception as error:  # noqa: BLE001 (every kind of failure has its reason in the log)
             raise RuntimeError(FAILURE_MARK + _reason(error, mark)) from None
 
@@ -99,7 +100,7 @@ class ModelReplica:
         from ray import serve
 
         text = generate_latest().decode()
-        if self._watches_drafts:
+        if self._speculates:
             text += await self._draft_share()
         return engine_metrics.labelled(text, replica=serve.get_replica_context().replica_id.unique_id)
 
@@ -170,17 +171,18 @@ async def _start(config: "LLMConfig") -> "LLMServer":
             assert self.engine is not None
             await self.engine.start()
 
+    engine_process.use()
     server = PlainServer.sync_init(config, engine_cls=OneWorkerEngine)
     await server.start()
     return server
 
 
 async def _watch_drafts(server: "LLMServer", settings: EngineSettings) -> bool:
-    """Let the engine stop drafting where that does not pay; whether it will."""
-    if settings.speculative.method == "none" or not settings.speculative.adaptive:
-        return False
-    engine: Any = server.engine
-    return all(await engine._engine_client.collective_rpc("watch_drafts"))
+    """Let the engine stop drafting where that does not pay, if asked to; whether it drafts at all."""
+    if settings.speculative.method != "none" and settings.speculative.adaptive:
+        engine: Any = server.engine
+        await engine._engine_client.collective_rpc("watch_drafts")
+    return settings.speculative.method != "none"
 
 
 def _log_size() -> int:

@@ -27,15 +27,18 @@ def update(config: UpConfig) -> list[str]:
     Raises UserError for what takes a new start, and for what `checks.served` refuses; RaymillError when something new
     did not start: then the endpoint is what it was before.
     """
-    old, address = lifecycle.current()
-    if (config.host, config.port) != (address.host, address.port):
-        raise UserError(f"host and port: the endpoint listens on {address.host}:{address.port}; another takes a start")
-    if (config.door.tls_certificate, config.door.tls_key) != (old.door.tls_certificate, old.door.tls_key):
-        raise UserError("tls_certificate, tls_key: the proxy reads them when it starts; down and up again changes them")
+    old = lifecycle.current()
+    if (config.host, config.port) != (old.host, old.port):
+        raise UserError(f"host and port: the endpoint listens on {old.host}:{old.port}; another takes a start")
+    if config.door.tls_certificate != old.door.tls_certificate and None in (
+        config.door.tls_certificate,
+        old.door.tls_certificate,
+    ):
+        raise UserError("tls_certificate: clients cannot go from http to https or back; that takes a new start")
     if config.formats:
         raise UserError("formats: an update does not measure while others ask; name the checkpoint of one of them")
     models = [checks.served(_with_slots(model, old)) for model in config.served]
-    new = Endpoint(models=models, keys=old.keys, door=config.door)
+    new = old.model_copy(update={"models": models, "door": config.door})
     checks.check_names(new)
     lines = list(differences(old, new))
     if new != old:

@@ -1,15 +1,20 @@
 """One quantized checkpoint and one engine for all tests of serving: a cold start takes a minute or more."""
 
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import cluster  # noqa: F401 (its environment must be set before the tests import Ray, which reads it once)
 from core.manifest import Manifest
+from tests.conftest import ROOT
 from tests.serving.fixtures import documents, save_speller, write_parquet
 
 if TYPE_CHECKING:
@@ -48,6 +53,34 @@ class Endpoint:
     @property
     def bearer(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
+
+
+@pytest.fixture(scope="session")
+def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the installed vLLM says of its kernels, and of a tiny model, in one process: to import it is dear."""
+    from serving import kernel_probe
+    from serving.engine import EngineSettings
+    from serving.format_speed import Job, Request
+
+    if not kernel_probe.operations(()):
+        pytest.skip("vllm is absent")
+    checkpoint = save_speller(tmp_path_factory.mktemp("asked") / "model")
+    settings = EngineSettings(dtype="float32", max_num_seqs=2, kv_cache_gib=0.05)
+    prompts = [[40 + number, 41, 42 + number, 43] for number in range(2)]
+    job = Job("float32", str(checkpoint), settings.arguments(0, json.loads((checkpoint / "config.json").read_text())))
+    request = Request([job], (1, 2), new_tokens=8, rounds=1, prompts=prompts, keep_answers=True)
+    script = "import json, sys; from serving import format_speed, kernel_probe\n"
+    script += "print(json.dumps(kernel_probe.probe()), file=sys.stderr); format_speed.main()"
+    environment = os.environ | settings.environment()
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, input=request.to_json(), capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    [kernels] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"int8_w8a8"')]
+    speeds = [line for line in said if "trying" not in line]
+    return {"kernels": kernels, "speeds": speeds, "checkpoint": checkpoint, "prompts": prompts}
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +136,7 @@ def served_model(quantized: Quantized) -> "ModelConfig":
         max_num_seqs=4,
         kv_cache_gib=0.05,
         tool_parser="hermes",
-        speculative=Speculative(method="ngram"),
+        speculative=Speculative(method="ngram", adaptive=False),
     )
 
 

@@ -1,4 +1,4 @@
-"""The engine process killed under load: requests end, and the endpoint is ready again by itself."""
+"""Engine, replica and door killed under load: requests end, and the endpoint is ready again by itself."""
 
 import threading
 import time
@@ -12,10 +12,22 @@ pytestmark = pytest.mark.faults
 CLIENTS = 3
 READY_SECONDS = 180.0
 """A cold start of vLLM takes 65 to 100 s on two cores; finding out and ending what is left take the rest."""
+TITLES = {
+    "engine": "EngineCore",
+    "replica": "ray::ServeReplica:raymill:model-",
+    "door": "ray::ServeReplica:raymill:door",
+}
 
 
-def engines():
-    return [p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline()[:1])]
+def processes(title):
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if title in " ".join(process.cmdline()[:1]):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def ready(endpoint):
@@ -25,7 +37,8 @@ def ready(endpoint):
         return False
 
 
-def test_a_dead_engine_is_replaced_while_clients_ask_on(endpoint):
+@pytest.mark.parametrize("victim", ["engine", "replica", "door"])
+def test_what_died_is_replaced_while_clients_ask_on(endpoint, victim):
     stop = threading.Event()
     seconds, codes = [], []
 
@@ -35,7 +48,7 @@ def test_a_dead_engine_is_replaced_while_clients_ask_on(endpoint):
             began = time.monotonic()
             try:
                 with httpx.stream(
-                    "POST", f"{endpoint.url}/completions", json=body, headers=endpoint.bearer, timeout=120
+                    "POST", f"{endpoint.url}/completions", json=body, headers=endpoint.bearer, timeout=240
                 ) as response:
                     text = "".join(response.iter_text())
                     codes.append(response.status_code if "error" not in text else 500)
@@ -50,17 +63,17 @@ def test_a_dead_engine_is_replaced_while_clients_ask_on(endpoint):
     try:
         time.sleep(5)
         assert codes and set(codes) == {200}
-        (engine,) = engines()
-        engine.kill()
+        (doomed,) = processes(TITLES[victim])
+        doomed.kill()
         died = time.monotonic()
         while ready(endpoint):
-            assert time.monotonic() - died < 30, "the door calls a dead engine ready"
+            assert time.monotonic() - died < 30, f"the endpoint calls itself ready without its {victim}"
             time.sleep(0.2)
         noticed = time.monotonic() - died
         while not ready(endpoint):
             assert time.monotonic() - died < READY_SECONDS, f"not ready again; {codes[-20:]}"
             time.sleep(0.5)
-        print(f"not ready after {noticed:.1f} s, ready again {time.monotonic() - died:.1f} s after the engine's death")
+        print(f"{victim}: not ready after {noticed:.1f} s, ready again {time.monotonic() - died:.1f} s after its death")
         done = len(codes)
         while len(codes) < done + 2 * CLIENTS:
             time.sleep(0.1)
@@ -69,5 +82,8 @@ def test_a_dead_engine_is_replaced_while_clients_ask_on(endpoint):
         for client in clients:
             client.join()
     assert set(codes[-CLIENTS:]) == {200}
-    assert max(seconds) < 120, "a request hung beyond its deadline"
-    assert len(engines()) == 1
+    # Who is cut off in the middle of a stream is told so; without a door there is nobody to tell.
+    cut = {"RemoteProtocolError", "ReadError", "ConnectError"} if victim == "door" else set()
+    assert set(codes) <= {200, 500, 503} | cut
+    assert max(seconds) < 240, "a request hung"
+    assert len(processes(TITLES["engine"])) == 1, "the engine of a dead replica must not stay"
