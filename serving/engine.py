@@ -183,7 +183,7 @@ class Replicas(Config):
         30.0, ge=0, description="how long requests under way may take to end when a replica is to stop"
     )
     cpus: Annotated[float, RUNTIME] = Field(
-        0.5, gt=0, description="share of Ray's CPUs that each claims: how many Ray puts on one machine"
+        0.2, gt=0, description="share of Ray's CPUs that each claims: how many Ray puts on one machine"
     )
 
     @model_validator(mode="after")

@@ -107,15 +107,19 @@ def wait_ready(address: Address, timeout_s: float, tick: Callable[[float], None]
 
 def settle(timeout_s: float) -> str | None:
     """Block until Ray Serve runs what it was told to; returns why not when that fails or takes longer."""
-    deadline = time.monotonic() + timeout_s
+    deadline, waits_for = time.monotonic() + timeout_s, ["Ray Serve"]
     while time.monotonic() < deadline:
         status = applications().get(APPLICATION)
         if status is None or status.status in _FAILED:
             return failure(status) if status is not None else "it was stopped by somebody else"
-        if status.status == "RUNNING" and all(one.status == "HEALTHY" for one in status.deployments.values()):
+        waits_for = [name for name, one in status.deployments.items() if one.status != "HEALTHY"]
+        if status.status == "RUNNING" and not waits_for:
             return None
         time.sleep(_POLL_SECONDS)
-    return f"it took longer than {timeout_s:.0f} s; raise start_timeout_s"
+    return (
+        f"{', '.join(waits_for)} took longer than {timeout_s:.0f} s; raise start_timeout_s, or let the engines claim "
+        "less of Ray's CPUs (replicas.cpus)"
+    )
 
 
 def applications() -> dict[str, Any]:
