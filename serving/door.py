@@ -8,7 +8,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from serving import errors, routes, visit
+from serving import chat_page, errors, routes, visit
 from serving.admission import Gate
 from serving.audit import AuditLog
 from serving.auth import KeyRing
@@ -47,7 +47,7 @@ def build_app(catalogue: Catalogue, keys: KeyRing, config: DoorConfig) -> FastAP
 
     # Added last runs first: a stranger's body is not read at all.
     app.add_middleware(BodyLimit, limit=config.max_body_bytes, seconds=config.body_timeout_s)
-    pages = frozenset({"/"} if config.chat_page else ())
+    pages = frozenset({chat_page.PATH} if config.chat_page else ())
     app.add_middleware(KeyCheck, keys=keys, open_paths=OPEN_PATHS, open_pages=pages)
     if config.cors_origins:
         app.add_middleware(
@@ -62,8 +62,6 @@ def build_app(catalogue: Catalogue, keys: KeyRing, config: DoorConfig) -> FastAP
     _handle_errors(app, config)
     app.include_router(routes.router(Desk(catalogue, config, metrics, Readiness(catalogue), whole)))
     if config.chat_page:
-        from serving import chat_page
-
         chat_page.add_to(app)
     return app
 
