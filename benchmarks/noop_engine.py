@@ -5,6 +5,7 @@ its: FastAPI reads and checks the body, a StreamingResponse under uvicorn writes
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -23,13 +24,20 @@ def event(text: str | None, usage: dict[str, int] | None = None) -> str:
 
 
 class NoopReplica:
-    """What the door asks of a model's replica. Tokens are due at fixed times, however busy the machine is."""
+    """What the door asks of a model's replica. Tokens are due at fixed times, however busy the machine is; as many
+    requests as an engine's `max_num_seqs` are worked on together, and others wait."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
+    def __init__(self, *given: Any) -> None:
+        running = [argument.max_num_seqs for argument in given if hasattr(argument, "max_num_seqs")]
+        self._places = asyncio.Semaphore(*running) if running else contextlib.nullcontext()
 
     async def generate(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         assert kind == "completions"
+        async with self._places, contextlib.aclosing(self._tokens(body)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _tokens(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
         tokens = body.get("max_tokens") or 16
         due = time.perf_counter() + FIRST_SECONDS
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": tokens, "total_tokens": tokens}

@@ -62,7 +62,7 @@ def test_a_key_is_sent_and_never_written(endpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     for given in ({"key": key}, {"key_file": str(tmp_path / "key")}, {}):
         script.keys.clear()
-        STAGE.execute(config(url, tmp_path, concurrencies=[1], requests=1, **given))
+        STAGE.execute(config(url, tmp_path, concurrencies=[1], requests=1, warmup=1, stream=False, **given))
         assert set(script.keys) == {f"Bearer {key}"}
         assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and key in path.read_text()]
 
