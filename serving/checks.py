@@ -112,6 +112,7 @@ def _check_features(model: ModelConfig, content: Mapping[str, Any], hardware: Ha
 def check_draft(target: str, content: Mapping[str, Any], draft: str, method: str) -> None:
     """A draft must speak the target's tokens; a head must fit its states."""
     own = checkpoints.check(draft)
+    own = {**own, **own.get("transformer_layer_config", {})}  # heads of the speculators library nest it
     ours, theirs = content.get("vocab_size"), own.get("vocab_size")
     if ours != theirs:
         raise UserError(

@@ -196,6 +196,7 @@ def test_an_unknown_model_is_not_found(client):
         ({"max_tokens": 4, "min_tokens": 9}, "min_tokens"),
         ({"stop": ""}, "stop"),
         ({"temperature": 0, "n": 2}, "n must be 1"),
+        ({"min_p": 0.2}, "not yet supported with speculative decoding"),
     ],
 )
 def test_what_the_engine_cannot_do_is_400_in_one_readable_line_and_the_engine_lives(endpoint, asked, words, stream):
