@@ -112,7 +112,7 @@ def settle(timeout_s: float) -> str | None:
         status = applications().get(APPLICATION)
         if status is None or status.status in _FAILED:
             return failure(status) if status is not None else "it was stopped by somebody else"
-        waits_for = [name for name, one in status.deployments.items() if one.status != "HEALTHY"]
+        waits_for = [name for name, one in status.deployments.items() if one.status == "UPDATING"]
         if status.status == "RUNNING" and not waits_for:
             return None
         time.sleep(_POLL_SECONDS)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ray import serve
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from core.errors import RaymillError, UserError
 from serving import checks, lifecycle
@@ -94,7 +95,11 @@ def _adapter_missing(models: Sequence[ServedModel]) -> str | None:
         if not model.adapters:
             continue
         handle: Any = serve.get_deployment_handle(model.deployment, APPLICATION)
-        for loaded in handle.broadcast("adapters").results(timeout_s=_ADAPTER_SECONDS):
+        try:
+            answers = handle.broadcast("adapters").results(timeout_s=_ADAPTER_SECONDS)
+        except DeploymentUnavailableError:  # a model that sleeps: its next replica loads them
+            continue
+        for loaded in answers:
             for name, (path, identity) in model.adapters.items():
                 if loaded.get(name) != identity:
                     return f"vLLM does not load the adapter {name} from {path}; the log of the replica says why"
