@@ -26,6 +26,7 @@ LEVELS = {1: (16, 8), 8: (32, 8), 32: (48, 24)}
 
 def compare(one: Side, other: Side, rounds: int) -> list[tuple[dict[int, Level], dict[int, Level]]]:
     for side in (one, other):
+        side.ready()
         sides.press(side, 8, 16, 4, 99)
     found = []
     for number in range(rounds):

@@ -3,6 +3,7 @@ environment, and the load that is put on both in turn."""
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -32,10 +33,11 @@ _STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Side:
-    """A server that answers at `url`."""
+    """A server that answers at `url` once `ready` has returned."""
 
     url: str
     key: str | None = None
+    ready: Callable[[], None] = lambda: None
 
 
 def free_port() -> int:
@@ -141,8 +143,8 @@ def bare(checkpoint: Path, settings: EngineSettings, folder: Path) -> Iterator[S
             command += [option, str(value)]
     log = folder / "bare.log"
     with process(command, settings.environment(), log) as server:
-        wait_until(f"http://127.0.0.1:{port}/health", log, lambda: server.poll() is None)
-        yield Side(f"http://127.0.0.1:{port}/v1")
+        up = f"http://127.0.0.1:{port}/health"
+        yield Side(f"http://127.0.0.1:{port}/v1", ready=lambda: wait_until(up, log, lambda: server.poll() is None))
 
 
 _STOCK = """
@@ -177,8 +179,6 @@ finally:
 @contextlib.contextmanager
 def stock(checkpoint: Path, settings: EngineSettings, folder: Path) -> Iterator[Side]:
     """`ray.serve.llm` as its documentation has it for CPUs."""
-    import json
-
     port = free_port()
     given = {
         "port": port,
@@ -190,8 +190,9 @@ def stock(checkpoint: Path, settings: EngineSettings, folder: Path) -> Iterator[
     log = folder / "stock.log"
     command = [sys.executable, "-c", _STOCK, json.dumps(given)]
     with process(command, {"PYTHONPATH": str(ROOT)}, log) as server:
-        wait_until(f"http://127.0.0.1:{port}/v1/models", log, lambda: server.poll() is None)
-        yield Side(f"http://127.0.0.1:{port}/v1")
+        url = f"http://127.0.0.1:{port}/v1"
+        up = f"{url}/models"
+        yield Side(url, ready=lambda: wait_until(up, log, lambda: server.poll() is None))
 
 
 def _arguments(settings: EngineSettings, checkpoint: Path) -> dict[str, Any]:
