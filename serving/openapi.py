@@ -37,7 +37,7 @@ _MEANINGS = {
 _SCHEMAS = "#/components/schemas/"
 _ERROR = _SCHEMAS + ErrorBody.__name__
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM: dict[str, Any] = {"text/event-stream": {}}
 
 
 def errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -84,7 +84,7 @@ class Parrot:
 
     def text(self, kind, body):
         if kind == "chat":
-            content = body["messages"][-1]["content"]
+            content = body["messages"][-1].get("content") or ""
             return content if isinstance(content, str) else "".join(part["text"] for part in content)
         return str(body.get("prompt", body.get("input", body.get("tokens", ""))))
 
