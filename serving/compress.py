@@ -148,7 +148,8 @@ def load(directory: str | Path) -> PreTrainedModel:
     """
     with quiet():
         model = checkpoint.load_model(directory)
-        model.hf_quantizer.compressor.decompress_model(model)
+        quantizer: Any = model.hf_quantizer
+        quantizer.compressor.decompress_model(model)
         for parameter in model.parameters():
             if parameter.is_floating_point():  # NVFP4 comes out in bfloat16, whatever the rest is in
                 parameter.data = parameter.data.float()

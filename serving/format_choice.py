@@ -140,13 +140,15 @@ def choose(
     request = Request(jobs, tuple(sorted({min(many, most) for many in _CONCURRENCIES})))
     key = _key(found, request, environment)
     known = _read(cache)
-    if remembered := key in known:
-        speeds = [Speed(**entry) for entry in known[key]]
-    else:
+    if not (remembered := key in known):
         speeds = run(request, environment, tick)
-        kept = [{"name": s.name, "rates": s.rates, "problem": s.problem} for s in speeds]
+        # The best round of each: what else the machine does can only slow a round down.
+        best = [{many: max(rounds) for many, rounds in s.by_round.items()} for s in speeds]
+        kept = [{"name": s.name, "rates": b, "problem": s.problem} for s, b in zip(speeds, best, strict=True)]
         cache.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_atomic(cache, json.dumps(_read(cache) | {key: kept}, indent=1) + "\n")
+        known = _read(cache) | {key: kept}
+        storage.write_atomic(cache, json.dumps(known, indent=1) + "\n")
+    speeds = [Speed(**entry) for entry in known[key]]
     rates = {s.name: {int(many): rate for many, rate in s.rates.items()} for s in speeds if s.problem is None}
     failed = {s.name: f"does not start: {s.problem}" for s in speeds if s.problem is not None}
     if not rates:

@@ -7,6 +7,7 @@ the same process starts in a few seconds. Each line is `{"name", "rates", "weigh
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import random
@@ -38,7 +39,7 @@ class Request:
     concurrencies: Sequence[int] = (1, 16)
     prompt_tokens: int = 64
     new_tokens: int = 32
-    rounds: int = 2
+    rounds: int = 3
     prompts: Sequence[Sequence[int]] = ()
     keep_answers: bool = False
 
@@ -56,7 +57,8 @@ class Request:
 @dataclass
 class Speed:
     """rates: tokens/s by concurrency, the median of the rounds; by_round: each. weights_bytes: growth of resident
-    memory while the weights were loaded and repacked. drafted, accepted: speculative tokens. answers: token ids."""
+    memory while weights were loaded and repacked; of the first engine of a process it holds what else is loaded then.
+    drafted, accepted: speculative tokens. answers: token ids."""
 
     name: str
     rates: dict[int, float] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Speed:
 class _Engine:
     """vLLM in this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, request: Request) -> None:
         from vllm import LLM
 
         self.llm: Any = LLM(
@@ -82,11 +84,12 @@ class _Engine:
             **{"enable_prefix_caching": False} | dict(job.arguments),
         )
         self.random = random.Random(0)
+        self.given = itertools.cycle(request.prompts)
 
     def prompts(self, count: int, request: Request) -> list[list[int]]:
-        """Those that are given, over and over; or random ones, so that nothing is in a cache."""
+        """Those that are given, one after the other; or random ones, so that nothing is in a cache."""
         if request.prompts:
-            return [list(request.prompts[number % len(request.prompts)]) for number in range(count)]
+            return [list(prompt) for prompt in itertools.islice(self.given, count)]
         vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
         return [[self.random.randrange(vocabulary) for _ in range(request.prompt_tokens)] for _ in range(count)]
 
@@ -123,7 +126,7 @@ def measure(job: Job, request: Request) -> Speed:
     began = time.perf_counter()
     speed = Speed(job.name)
     with _weights_growth(speed):
-        engine = _Engine(job)
+        engine = _Engine(job, request)
     try:
         for concurrency in request.concurrencies:
             engine.generate(engine.prompts(concurrency, request), _WARM_TOKENS)
@@ -143,27 +146,33 @@ def measure(job: Job, request: Request) -> Speed:
 
 @contextlib.contextmanager
 def _weights_growth(speed: Speed) -> Iterator[None]:
-    """Resident memory before and after the engine's worker loads the model."""
-    import psutil
+    """Memory of this process before and after the engine's worker loads the model."""
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     load = CPUModelRunner.load_model
-    process = psutil.Process()
 
     def timed(runner: Any, *arguments: Any, **named: Any) -> Any:
-        _trim()
-        before = process.memory_info().rss
+        before = _own_bytes()
         try:
             return load(runner, *arguments, **named)
         finally:
-            _trim()
-            speed.weights_bytes = process.memory_info().rss - before
+            speed.weights_bytes = _own_bytes() - before
 
     setattr(CPUModelRunner, "load_model", timed)  # noqa: B010
     try:
         yield
     finally:
         setattr(CPUModelRunner, "load_model", load)  # noqa: B010
+
+
+def _own_bytes() -> int:
+    """Resident memory but for what is mapped from files, 0 where the system does not say."""
+    _trim()
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _forget() -> None:

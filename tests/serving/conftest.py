@@ -66,7 +66,7 @@ def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("vllm is absent")
     checkpoint = save_speller(tmp_path_factory.mktemp("asked") / "model")
     settings = EngineSettings(dtype="float32", max_num_seqs=2, kv_cache_gib=0.05)
-    prompts = [[40 + number, 41, 42 + number, 43] for number in range(2)]
+    prompts = [[40 + number, 41, 42 + number, 43] for number in range(3)]
     job = Job("float32", str(checkpoint), settings.arguments(0, json.loads((checkpoint / "config.json").read_text())))
     request = Request([job], (1, 2), new_tokens=8, rounds=1, prompts=prompts, keep_answers=True)
     script = "import json, sys; from serving import format_speed, kernel_probe\n"

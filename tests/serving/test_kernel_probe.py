@@ -1,14 +1,9 @@
 """The tables of the preflight beside the checks of vLLM's own kernels."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from serving import kernel_probe, preflight
+from serving import preflight
 from serving.hardware import PROFILES
-from tests.conftest import ROOT
 
 # Where the registry says yes and the kernel does not work.
 PROMISED = {
@@ -19,13 +14,8 @@ PROMISED = {
 
 
 @pytest.mark.slow
-def test_the_tables_say_what_the_kernels_of_the_installed_vllm_say():
-    if not kernel_probe.operations(()):
-        pytest.skip("vllm is absent")
-    command = [sys.executable, "-m", "serving.kernel_probe"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers = json.loads(done.stdout)
+def test_the_tables_say_what_the_kernels_of_the_installed_vllm_say(vllm_asked):
+    answers = vllm_asked["kernels"]
     wrong = []
     for name, by_kind in answers.items():
         assert set(by_kind) == set(PROFILES)
