@@ -73,6 +73,7 @@ bench-serving: $(READY) ## measure the claims of serving (on a machine with noth
 	.venv/bin/python benchmarks/serving_formats.py quality
 	.venv/bin/python benchmarks/serving_speculation.py ngram
 	.venv/bin/python benchmarks/serving_speculation.py draft
+	.venv/bin/python docs/render_formats.py
 	.venv/bin/python benchmarks/render.py
 
 bench: $(READY) ## render docs/benchmarks.md from what was measured
