@@ -72,7 +72,7 @@ def measured() -> str:
         ]
         parts += [
             f"Quality, a trained model of {found['parameters'] / 1e6:.1f} M parameters, "
-            f"{found['held_out_tokens']:,} held-out tokens; schemes whose groups do not divide its layers are left out:\n"
+            f"{found['held_out_tokens']:,} held-out tokens; without schemes whose groups do not divide its layers:\n"
         ]
         columns = ["scheme and method", "perplexity, times", "KL divergence, nats per token", "top-1 agreement"]
         parts += [table(columns, rows, [])]
