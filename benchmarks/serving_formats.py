@@ -23,12 +23,13 @@ from core import checkpoint
 from serving import compress, footprint, format_choice, hardware, preflight, schemes
 from serving.engine import EngineSettings
 from serving.format_choice import Candidate
-from serving.format_speed import Request
+from serving.format_speed import Request, Speed
 from serving.quantize import STAGE, QuantizeConfig
 
 SETTINGS = EngineSettings(max_num_seqs=16, kv_cache_gib=0.5)
 ROUNDS = 3
-_HOPELESS = 0.4  # of the best in the calibration: measured once, it is minutes otherwise
+_HOPELESS = 0.4  # of the best in the calibration: whose figures (32 new tokens) stand for it, it is minutes otherwise
+_BYTES = {"bfloat16": 2, "float32": 4}
 _MIB = 1 << 20
 
 
@@ -60,24 +61,28 @@ def speed(folder: Path) -> None:
     choice = format_choice.choose(found, left_out, arguments, SETTINGS.environment(), print, folder / "cache.json")
     print("\n".join(choice.lines()))
     guessed = format_choice.score(choice.rates)
-    speeds = {}
-    for rounds, chosen in (
-        (ROUNDS, [c for c in found if guessed.get(c.name, 0) >= _HOPELESS]),
-        (1, [c for c in found if guessed.get(c.name, 1) < _HOPELESS]),
-    ):
-        jobs = [setup.job(c.name, c.checkpoint, settings(c)) for c in chosen]
-        request = Request(jobs, (1, 16), setup.PROMPT_TOKENS, setup.NEW_TOKENS, rounds)
-        speeds |= {found.name: found for found in format_choice.run(request, SETTINGS.environment(), print)}
+    chosen = [one for one in found if guessed.get(one.name, 0) >= _HOPELESS]
+    jobs = [setup.job(one.name, one.checkpoint, settings(one)) for one in chosen]
+    request = Request(jobs, (1, 16), setup.PROMPT_TOKENS, setup.NEW_TOKENS, ROUNDS)
+    speeds = {one.name: one for one in format_choice.run(request, SETTINGS.environment(), print)}
+    for name, by_concurrency in choice.rates.items():
+        if name not in speeds:
+            rounds = {many: [rate] for many, rate in by_concurrency.items()}
+            speeds[name] = Speed(name, dict(by_concurrency), rounds, problem=None)
     rates = {name: one.rates for name, one in speeds.items() if one.problem is None}
     scores = format_choice.score(rates)
+    sizes = {
+        one.name: footprint.memory_bytes(one.checkpoint, checkpoint.check(one.checkpoint), _BYTES[one.dtype])
+        for one in found
+    }
     taken, best = choice.candidate.name, max(scores, key=scores.__getitem__)
     table = {
         name: {
             "tokens_per_second": rates.get(name),
             "calibration": choice.rates.get(name),
             "mean_of_best": scores.get(name),
-            "weights_mib": speeds[name].weights_bytes / _MIB,
-            "problem": speeds[name].problem,
+            "calibration_alone": name not in {job.name for job in jobs},
+            "weights_mib": sizes[name] / _MIB,
         }
         for name in speeds
     }

@@ -55,8 +55,8 @@ def measured() -> str:
             rates = row["tokens_per_second"] or {}
             speed = [f"{rates[many]:.1f}" if many in rates else "" for many in ("1", "16")]
             share = "" if row["mean_of_best"] is None else f"{row['mean_of_best']:.2f}"
-            rows.append([name, *speed, share, f"{row['weights_mib']:.0f}", row["problem"] or ""])
-        columns = ["format, activations", "tokens/s, 1 request", "16 requests", "of the best", "weights, MiB", ""]
+            rows.append([name, *speed, share, f"{row['weights_mib']:.0f}"])
+        columns = ["format, activations", "tokens/s, 1 request", "16 requests", "of the best", "weights, MiB"]
         parts += [f"100 M parameters, 64 tokens in, 64 out; {found['hardware']}, {found['date']}:\n"]
         parts += [table(columns, rows, [])]
     if found := result("serve.int8_quality"):

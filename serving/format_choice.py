@@ -31,6 +31,7 @@ _SHAPE = (
     *("num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "num_experts", "num_local_experts"),
 )
 _EQUAL = 0.98  # within 2 % of the best: noise of the calibration, the more exact format is taken
+_ENOUGH_S = 3.0  # of rounds at one concurrency: a format that is still busy then is not the fastest
 _TIMEOUT_S = 900.0  # of one process: what hangs is a format that does not run
 
 
@@ -137,7 +138,7 @@ def choose(
         return Choice(found[0], {}, left_out, remembered=True)
     jobs = [Job(candidate.name, os.path.abspath(candidate.checkpoint), arguments(candidate)) for candidate in found]
     most = min(int(job.arguments.get("max_num_seqs", _CONCURRENCIES[-1])) for job in jobs)
-    request = Request(jobs, tuple(sorted({min(many, most) for many in _CONCURRENCIES})))
+    request = Request(jobs, tuple(sorted({min(many, most) for many in _CONCURRENCIES})), seconds=_ENOUGH_S)
     key = _key(found, request, environment)
     known = _read(cache)
     if not (remembered := key in known):
@@ -148,8 +149,8 @@ def choose(
         cache.parent.mkdir(parents=True, exist_ok=True)
         known = _read(cache) | {key: kept}
         storage.write_atomic(cache, json.dumps(known, indent=1) + "\n")
-    speeds = [Speed(**entry) for entry in known[key]]
-    rates = {s.name: {int(many): rate for many, rate in s.rates.items()} for s in speeds if s.problem is None}
+    speeds = [Speed.from_json(entry) for entry in known[key]]
+    rates = {s.name: s.rates for s in speeds if s.problem is None}
     failed = {s.name: f"does not start: {s.problem}" for s in speeds if s.problem is not None}
     if not rates:
         raise RaymillError(f"vLLM starts with none of the formats; {speeds[0].name}: {speeds[0].problem}")
@@ -238,7 +239,7 @@ def _in_process(request: Request, environment: Mapping[str, str], tick: Callable
                     trying = said["trying"]
                     tick(trying)
                 else:
-                    speeds.append(Speed(**said))
+                    speeds.append(Speed.from_json(said))
         finally:
             alarm.cancel()
             process.terminate()

@@ -33,13 +33,14 @@ class Job:
 @dataclass(frozen=True)
 class Request:
     """What is measured: requests of `prompt_tokens` random tokens, or `prompts`, with answers of `new_tokens` tokens,
-    at each concurrency, so many rounds."""
+    at each concurrency, so many rounds, but no further one after `seconds`."""
 
     jobs: Sequence[Job]
     concurrencies: Sequence[int] = (1, 16)
     prompt_tokens: int = 64
     new_tokens: int = 32
     rounds: int = 3
+    seconds: float = 60.0
     prompts: Sequence[Sequence[int]] = ()
     keep_answers: bool = False
 
@@ -69,6 +70,14 @@ class Speed:
     accepted: int = 0
     answers: list[list[int]] = field(default_factory=list)
     problem: str | None = None
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> "Speed":
+        """From a line of the measuring process, whose keys are text."""
+        numbers = {
+            key: {int(many): value for many, value in said.get(key, {}).items()} for key in ("rates", "by_round")
+        }
+        return cls(**dict(said) | numbers)
 
 
 class _Engine:
@@ -130,8 +139,9 @@ def measure(job: Job, request: Request) -> Speed:
     try:
         for concurrency in request.concurrencies:
             engine.generate(engine.prompts(concurrency, request), _WARM_TOKENS)
-            rates = []
-            for _ in range(request.rounds):
+            rates: list[float] = []
+            started = time.perf_counter()
+            while len(rates) < request.rounds and (not rates or time.perf_counter() - started < request.seconds):
                 rate, answers = engine.generate(engine.prompts(concurrency, request), request.new_tokens)
                 rates.append(rate)
                 speed.answers += answers if request.keep_answers else []

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -146,6 +147,11 @@ def test_a_request_survives_its_way_to_the_measuring_process():
     assert again.jobs[0] == request.jobs[0]
     assert list(again.concurrencies) == [1, 4]
     assert math.isclose(again.new_tokens, request.new_tokens)
+
+
+def test_rates_come_back_by_number():
+    said = json.loads(json.dumps(asdict(Speed("a", {1: 2.0, 16: 3.0}, {1: [2.0], 16: [3.0]}))))
+    assert Speed.from_json(said) == Speed("a", {1: 2.0, 16: 3.0}, {1: [2.0], 16: [3.0]})
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_attention_heads": 8}])
