@@ -6,8 +6,10 @@ cores the replica's imports were 49 and the engine's 45, one after the other.
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from typing import Any
 
 _IMPORTS = "serving.engine_imports"
@@ -43,4 +45,13 @@ class _Forked:
 
 def _run(environment: dict[str, str], target: Callable[..., None], **kwargs: Any) -> None:
     os.environ.update(environment)
+    threading.Thread(target=_end_with_replica, daemon=True).start()
     target(**kwargs)
+
+
+def _end_with_replica() -> None:
+    """An engine whose replica was killed would stay for ever, with all its memory: vLLM does not look."""
+    replica = multiprocessing.parent_process()
+    assert replica is not None
+    connection.wait([replica.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
