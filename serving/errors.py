@@ -35,7 +35,7 @@ def unknown_model(name: str) -> ApiError:
     """404: this endpoint does not serve that model."""
     return ApiError(
         404,
-        f"The model {name!r} does not exist here; GET /v1/models lists what does.",
+        f"The model {name[:100]!r} does not exist here; GET /v1/models lists what does.",
         param="model",
         code="model_not_found",
     )

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 _MAX_CHOICES = 16
 _MAX_STOPS = 8
 _MAX_PROMPTS = 256  # of one request: each is work of its own for the engine, behind a single place in the queue
+_MAX_NAME = 100
+_Stop = Annotated[str, Field(max_length=1000)]
 _UNION_TAGS = frozenset({"str", "int"})
 Json = dict[str, Any]
 
@@ -26,7 +28,7 @@ class Body(BaseModel):
 class ModelRequest(Body):
     """What every request to a model has."""
 
-    model: str = Field(description="one of the ids that /v1/models lists")
+    model: str = Field(max_length=200, description="one of the ids that /v1/models lists")
 
     def engine_body(self) -> dict[str, Any]:
         """What goes on to the engine: the fields that the client set."""
@@ -96,7 +98,7 @@ class Sampling(ModelRequest):
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, le=_MAX_CHOICES)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: str | Annotated[list[str], Field(max_length=_MAX_STOPS)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=_MAX_STOPS)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1)
@@ -150,6 +152,12 @@ class CompletionRequest(Sampling):
         _count(prompt)
         return prompt
 
+    @model_validator(mode="after")
+    def _not_too_many_answers(self) -> Self:
+        if (answers := _count(self.prompt) * self.n) > _MAX_PROMPTS:
+            raise ValueError(f"n: one request may ask for {_MAX_PROMPTS} answers in all, not {answers}")
+        return self
+
     def tokens_asked(self) -> int:
         """Of all choices for all prompts; 16 each where the request leaves it open, as OpenAI and vLLM do."""
         return _count(self.prompt) * self.n * (self.max_tokens if self.max_tokens is not None else 16)
@@ -189,7 +197,7 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     error = max((error for error in errors if _steps(error)[:1] == field), key=_progress)
     steps = _steps(error)
     shapes = _UNION_TAGS | _names(Body)
-    name = ".".join(step for step in steps if step not in shapes and "[" not in step) or None
+    name = _shown(".".join(step for step in steps if step not in shapes and "[" not in step)) or None
     if error["type"] == "extra_forbidden":
         return f"Unrecognized request argument: {name}.", name
     if error["type"] == "json_invalid":
@@ -206,6 +214,11 @@ def _steps(error: Mapping[str, Any]) -> list[str]:
 
 def _progress(error: Mapping[str, Any]) -> tuple[int, bool]:
     return len(error["loc"]), not str(error["type"]).endswith(("_type", "_parsing"))
+
+
+def _shown(name: str) -> str:
+    """A field's name, which a client may have made up: short and on one line."""
+    return (name if name.isprintable() else ascii(name)[1:-1])[:_MAX_NAME]
 
 
 def _names(base: type[BaseModel]) -> set[str]:

@@ -236,3 +236,15 @@ def test_what_is_to_be_tokenized_is_a_text_or_a_conversation(body, message):
 )
 def test_how_much_an_answer_may_cost_is_known_before_it_is_made(model, body, asked):
     assert model.model_validate(body).tokens_asked() == asked
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "a\nb", "\x1b[31m", "\u2028"])
+def test_a_made_up_field_is_named_shortly_and_on_one_line(name):
+    message, param = refusal(ChatRequest, chat(**{name: 1}))
+    assert message.isprintable() and len(message) < 200
+    assert param is None or len(param) <= 100
+
+
+def test_one_request_cannot_ask_for_thousands_of_answers():
+    found, _ = refusal(CompletionRequest, completion(prompt=["a"] * 200, n=2))
+    assert "256 answers in all, not 400" in found
