@@ -164,4 +164,4 @@ def _write_key(path: Path, key: str) -> Path:
     return path
 
 
-STAGE = Stage(name="serve.up", version=1, config=UpConfig, run=up)
+STAGE = Stage(name="serve.up", version=2, config=UpConfig, run=up)
