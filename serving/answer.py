@@ -24,6 +24,8 @@ from serving.visit import Visit
 log = logging.getLogger("ray.serve")
 Parts = AsyncGenerator[str, None]
 _USAGE, _NO_CHOICES = '"usage":{', '"choices":[]'  # inside of a JSON text a quote has a backslash before it
+_UNCOUNTED = frozenset({"tokenize", "detokenize"})
+"""What the engine does not count, since no model reads it."""
 _CLIENT_LEFT = 499
 _LAST_WORD_SECONDS = 1.0
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -82,7 +84,8 @@ class ModelAnswer(Response):
             log.exception("a stream broke off")
             await self._fail(errors.internal(), found, send)
         finally:
-            _estimate(found)
+            if self.work.kind not in _UNCOUNTED:
+                _estimate(found)
 
     async def _whole(self, found: Visit, send: Send, _: asyncio.Timeout) -> None:
         async with aclosing(self._translated(found)) as parts:

@@ -125,6 +125,18 @@ def test_a_key_is_charged_for_what_was_used_and_cannot_overdraw_by_asking_for_mu
         assert ask(client, "a", max_tokens=40).status_code == 200, "what was refused costs nothing"
 
 
+def test_counting_tokens_costs_none():
+    class Tokenizer(Parrot):
+        async def generate(self, kind, body):
+            yield '{"count":3,"tokens":[1,2,3]}'
+
+    key = Key(name="alice", digest=digest(KEY), tokens_per_minute=100)
+    with listening({"parrot": Tokenizer()}, keys=[key]) as (_, client):
+        for _ in range(20):
+            response = client.post("/tokenize", json={"model": "parrot", "prompt": "x" * 100}, headers=BEARER)
+            assert response.status_code == 200
+
+
 def test_who_leaves_before_the_counts_come_is_charged_all_the_same():
     key = Key(name="alice", digest=digest(KEY), tokens_per_minute=1000)
     parrot = Parrot()
