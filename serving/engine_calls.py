@@ -28,7 +28,7 @@ _TOKENS = {"completions": "prompt", "embeddings": "input", "detokenize": "tokens
 _NOTE = re.compile(r" \((?:parameter|value)=[^()]*\)$")
 _FAILED_EVENT = 'data: {"error":'
 _TOO_LONG = re.compile(r"context length|max_model_len")
-_NO_TOOL_PARSER = "--enable-auto-tool-choice"
+_NO_TOOL_PARSER = "--tool-call-parser"
 
 # What vLLM adds to OpenAI's answer for its own clusters, and its version.
 _OWN_FIELDS: Any = {
@@ -77,8 +77,8 @@ def refused(message: str, param: str | None, status: int = 400) -> ApiError:
     plain = _NOTE.sub("", message)
     if _NO_TOOL_PARSER in plain:
         plain = (
-            "This model does not choose among tools by itself: set tool_choice to 'none', 'required' or one function, "
-            "or start the endpoint with a tool_parser."
+            "In which form this model calls tools is not known here: the endpoint must be started with a tool_parser. "
+            "Without, tool_choice can be 'none' alone."
         )
         return ApiError(status, plain, param="tool_choice", code="unsupported_value")
     code = "context_length_exceeded" if _TOO_LONG.search(plain) else None

@@ -52,8 +52,14 @@ def test_a_prompt_that_is_too_long_has_openai_s_code(message, code):
     assert (found.status, found.code) == (400, "context_length_exceeded" if code else None)
 
 
-def test_a_model_without_a_parser_of_tools_says_what_can_be_asked_of_it_and_nothing_of_vllm_s_flags():
-    flags = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+@pytest.mark.parametrize(
+    "flags",
+    [
+        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+        'tool_choice="required" requires --tool-call-parser to be set',
+    ],
+)
+def test_a_model_without_a_parser_of_tools_says_what_can_be_asked_of_it_and_nothing_of_vllm_s_flags(flags):
     found = engine_calls.refused(flags, None)
     assert "--" not in found.message
     assert (found.status, found.param) == (400, "tool_choice")
