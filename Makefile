@@ -65,8 +65,7 @@ bench-training: $(READY) ## measure the claims of training (about 25 minutes, on
 bench-serving: $(READY) ## measure the claims of serving (on a machine with nothing else to do)
 	.venv/bin/python benchmarks/serving_noop.py
 	.venv/bin/python benchmarks/serving_overload.py
-	.venv/bin/python benchmarks/serving_door.py bare
-	.venv/bin/python benchmarks/serving_door.py stock
+	.venv/bin/python benchmarks/serving_door.py bare stock
 	.venv/bin/python benchmarks/serving_start.py
 	.venv/bin/python benchmarks/serving_formats.py speed
 	.venv/bin/python benchmarks/serving_formats.py memory

@@ -1,8 +1,8 @@
-"""What the front door costs: ours beside bare vLLM, or beside stock ray.serve.llm, each with an engine of its own.
-`python benchmarks/serving_door.py bare|stock`
+"""What the front door costs: ours beside bare vLLM and stock ray.serve.llm, each with an engine of its own.
+`python benchmarks/serving_door.py bare stock`
 
-A Llama of 100 M random parameters, FP32; prompts of 64 random tokens, so nothing is in a prefix cache. Both servers are
-up at the same time and are asked in turn, round by round, so a machine that becomes slower becomes slower for both.
+A Llama of 100 M random parameters, FP32; prompts of 64 random tokens, so nothing is in a prefix cache. The servers are
+up at the same time and are asked in turn, round by round, so a machine that becomes slower becomes slower for all.
 Each engine has one OpenMP thread: two of them wait for one another on two cores that anything else uses, and the time
 of a step then says more about that than about the door.
 """
@@ -25,81 +25,91 @@ from serving.engine import EngineSettings  # noqa: E402
 from serving.load_statistics import Level  # noqa: E402
 
 SETTINGS = EngineSettings(dtype="float32", max_num_seqs=32, kv_cache_gib=1.0, max_model_len=512, threads=1)
-_LONGEST_SECONDS = 170.0
+UNIT = "by concurrency, medians over the rounds; 64 prompt tokens, 8, 8 and 24 output tokens"
+_LONGEST_SECONDS = 100.0
 LEVELS = {1: (16, 8), 8: (32, 8), 32: (48, 24)}
 """Concurrency: requests, tokens of each answer."""
 
 
-def compare(one: Side, other: Side, rounds: int) -> list[tuple[dict[int, Level], dict[int, Level]]]:
-    for side in (one, other):
+Round = dict[str, dict[int, Level]]
+
+
+def compare(servers: dict[str, Side], rounds: int) -> list[Round]:
+    """By server and concurrency, round by round; each round begins with another server."""
+    for side in servers.values():
         side.ready()
         sides.press(side, 8, 16, 4, 99)
-    found: list[tuple[dict[int, Level], dict[int, Level]]] = []
+    found: list[Round] = []
     began = time.monotonic()
     for number in range(rounds):
         if found and time.monotonic() - began > _LONGEST_SECONDS:
             break
-        pair: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
+        names = list(servers)
+        order = names[number % len(names) :] + names[: number % len(names)]
+        this: Round = {name: {} for name in names}
         for concurrency, (requests, tokens) in LEVELS.items():
-            order = [(0, one), (1, other)] if number % 2 == 0 else [(1, other), (0, one)]
-            for place, side in order:
-                pair[place][concurrency] = sides.press(side, concurrency, requests, tokens, number)
-            mine, theirs = (side[concurrency] for side in pair)
-            print(
-                f"round {number} concurrency {concurrency:2}: ttft p50 {mine.ttft_ms['p50']:.1f} / "
-                f"{theirs.ttft_ms['p50']:.1f} ms, p99 {mine.ttft_ms['p99']:.1f} / {theirs.ttft_ms['p99']:.1f}, "
-                f"{mine.output_tokens_per_second:.1f} / {theirs.output_tokens_per_second:.1f} tokens/s",
-                flush=True,
-            )
-        found.append(pair)
+            for name in order:
+                level = sides.press(servers[name], concurrency, requests, tokens, number)
+                this[name][concurrency] = level
+                print(
+                    f"round {number} concurrency {concurrency:2} {name:5}: ttft p50 {level.ttft_ms['p50']:.1f} ms, "
+                    f"p99 {level.ttft_ms['p99']:.1f} ms, {level.output_tokens_per_second:.1f} tokens/s",
+                    flush=True,
+                )
+        found.append(this)
     return found
 
 
-def shown(pairs: list[tuple[dict[int, Level], dict[int, Level]]], place: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds of one side."""
+def shown(rounds: list[Round], name: str) -> dict[str, dict[str, float]]:
+    """Medians over the rounds of one server."""
     return {
         str(concurrency): {
-            "ttft_ms_p50": statistics.median(pair[place][concurrency].ttft_ms["p50"] for pair in pairs),
-            "tpot_ms_p50": statistics.median(pair[place][concurrency].tpot_ms["p50"] for pair in pairs),
+            "ttft_ms_p50": statistics.median(one[name][concurrency].ttft_ms["p50"] for one in rounds),
+            "tpot_ms_p50": statistics.median(one[name][concurrency].tpot_ms["p50"] for one in rounds),
             "output_tokens_per_second": statistics.median(
-                pair[place][concurrency].output_tokens_per_second for pair in pairs
+                one[name][concurrency].output_tokens_per_second for one in rounds
             ),
         }
         for concurrency in LEVELS
     }
 
 
+def write_bare(rounds: list[Round]) -> None:
+    added = {n: [one["ours"][n].ttft_ms["p50"] - one["bare"][n].ttft_ms["p50"] for one in rounds] for n in LEVELS}
+    rates = [[one[name][32].output_tokens_per_second for name in ("ours", "bare")] for one in rounds]
+    shares = [ours / theirs for ours, theirs in rates]
+    ours, theirs = shown(rounds, "ours"), shown(rounds, "bare")
+    more = {"unit": UNIT, "overhead_ms_c8": statistics.median(added[8])}
+    harness.write("serve.ttft_overhead_ms_c1", statistics.median(added[1]), ours, theirs, added[1], **more)
+    harness.write("serve.throughput_vs_bare", statistics.median(shares), ours, theirs, shares, unit=UNIT)
+
+
+def write_stock(rounds: list[Round]) -> None:
+    ratios = [one["ours"][1].ttft_ms["p50"] / one["stock"][1].ttft_ms["p50"] for one in rounds]
+    ours, theirs = shown(rounds, "ours"), shown(rounds, "stock")
+    cells = {f"{name} at {n}": value / theirs[n][name] for n, found in ours.items() for name, value in found.items()}
+    more = {"unit": UNIT, "ours_by_theirs": cells}
+    harness.write("serve.ttft_vs_ray_serve_llm", statistics.median(ratios), ours, theirs, ratios, **more)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("peer", choices=["bare", "stock"])
+    arguments.add_argument("peers", choices=["bare", "stock"], nargs="+")
     arguments.add_argument("--rounds", type=int, default=3)
     given = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever stops it wants the servers stopped too
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(sides.scratch())
         checkpoint = sides.random_model(folder / "model")
-        peer = stack.enter_context(getattr(sides, given.peer)(checkpoint, SETTINGS, folder))
-        mine = stack.enter_context(sides.ours(checkpoint, SETTINGS, folder))
-        pairs = compare(mine, peer, given.rounds)
-    unit = "by concurrency, medians over the rounds; 64 prompt tokens, 8, 8 and 24 output tokens"
-    ours, theirs = shown(pairs, 0), shown(pairs, 1)
-    if given.peer == "bare":
-        added = [one[1].ttft_ms["p50"] - two[1].ttft_ms["p50"] for one, two in pairs]
-        added8 = [one[8].ttft_ms["p50"] - two[8].ttft_ms["p50"] for one, two in pairs]
-        shares = [one[32].output_tokens_per_second / two[32].output_tokens_per_second for one, two in pairs]
-        more = {"unit": unit, "overhead_ms_c8": statistics.median(added8)}
-        harness.write("serve.ttft_overhead_ms_c1", statistics.median(added), ours, theirs, added, **more)
-        harness.write("serve.throughput_vs_bare", statistics.median(shares), ours, theirs, shares, unit=unit)
-        return
-    ratios = [one[1].ttft_ms["p50"] / two[1].ttft_ms["p50"] for one, two in pairs]
-    cells = {
-        f"{name} at {concurrency}": ours[concurrency][name] / theirs[concurrency][name]
-        for concurrency in ours
-        for name in ours[concurrency]
-    }
-    harness.write(
-        "serve.ttft_vs_ray_serve_llm", statistics.median(ratios), ours, theirs, ratios, unit=unit, ours_by_theirs=cells
-    )
+        servers = {
+            name: stack.enter_context(getattr(sides, name)(checkpoint, SETTINGS, folder)) for name in given.peers
+        }
+        servers["ours"] = stack.enter_context(sides.ours(checkpoint, SETTINGS, folder))
+        rounds = compare(servers, given.rounds)
+        if "bare" in servers:
+            write_bare(rounds)
+        if "stock" in servers:
+            write_stock(rounds)
 
 
 if __name__ == "__main__":
