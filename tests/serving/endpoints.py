@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 TOKENS = 4
-FIRST_S, STEP_S = 0.05, 0.02
+FIRST_S, STEP_S = 0.02, 0.01
 
 
 def event(**fields):
