@@ -32,6 +32,8 @@ _PAUSES = (0.2, 1.0)
 _METRICS_SECONDS = 20.0
 _LEAN = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 """One event loop in the door instead of three: a third of its work for each event was handing it on."""
+_ROUTING = _LEAN | {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1"}
+"""Where requests are routed by their prefix: that router waits for its tree, and would hold everything else up."""
 _NOT_READY = not_ready().code
 log = logging.getLogger("ray.serve")
 
@@ -173,7 +175,7 @@ def build(endpoint: Endpoint, models: Iterable[ServedModel]) -> Any:
         ray_actor_options={
             "num_cpus": _DOOR_CPUS,
             "resources": {"node:__internal_head__": 0.001},  # clients know one address
-            "runtime_env": {"env_vars": _LEAN},
+            "runtime_env": {"env_vars": _ROUTING if any(map(_is_routed, endpoint.models)) else _LEAN},
         },
         max_ongoing_requests=_MANY,  # the door has its own finite queue, with better answers
         max_surge_percent=100,  # both listen on the one port for a moment
@@ -181,6 +183,10 @@ def build(endpoint: Endpoint, models: Iterable[ServedModel]) -> Any:
         graceful_shutdown_wait_loop_s=0.2,
         _internal=True,
     ).bind(endpoint, handles)
+
+
+def _is_routed(model: ServedModel) -> bool:
+    return model.config.replicas.max > 1
 
 
 def _model_deployment(model: ServedModel) -> Any:
@@ -198,10 +204,10 @@ def _model_deployment(model: ServedModel) -> Any:
                 downscale_delay_s=replicas.idle_s,
             )
         }
-    if replicas.max > 1:
+    if _is_routed(model):
         options["request_router_config"] = RequestRouterConfig(
             request_router_class="serving.prefix_router.PrefixRouter",  # type: ignore[arg-type]  # it takes a path
-            request_router_kwargs={"imbalanced_threshold": config.max_num_seqs, "do_eviction": True},
+            request_router_kwargs={"imbalanced_threshold": config.max_num_seqs},
         )
     deployment: Any = serve.deployment(ModelReplica)
     return deployment.options(
