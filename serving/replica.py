@@ -163,6 +163,11 @@ async def _start(config: "LLMConfig") -> "LLMServer":
                 vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
             return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
 
+        async def start(self) -> None:
+            """Ray 2.60 looks for the tokenizer's part under the name that it had in earlier versions of vLLM."""
+            await super().start()
+            self._oai_serving_tokenization = self._app_state.serving_tokenization
+
     class PlainServer(LLMServer):
         """Ray's server reports each model to a telemetry actor, also when usage statistics are off: a process of its
         own, waited for at every start (5 s)."""

@@ -63,3 +63,17 @@ def test_a_model_without_a_parser_of_tools_says_what_can_be_asked_of_it_and_noth
     found = engine_calls.refused(flags, None)
     assert "--" not in found.message
     assert (found.status, found.param) == (400, "tool_choice")
+
+
+def test_a_grammar_that_the_engine_cannot_compile_is_the_client_s_mistake():
+    class Failed:
+        code, message, param = 500, "Internal server error", None
+
+    found = engine_calls.as_api_error(Failed(), "structured_outputs")
+    assert (found.status, found.param) == (400, "structured_outputs")
+
+
+def test_what_a_parser_draws_under_a_grammar_becomes_one_line():
+    found = engine_calls.refused("Grammar error: Parse error:\n  (\n  ^\nerror: unclosed group", None)
+    assert found.message == "Grammar error: Parse error: ( ^ error: unclosed group"
+    assert len(engine_calls.refused("x" * 10_000, None).message) <= 500
