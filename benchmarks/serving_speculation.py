@@ -37,7 +37,7 @@ def compare(claim: str, target: str, speculative: Speculative, prompts: list[lis
         for number in range(ROUNDS)
         for name, chosen in (("plain", SETTINGS), ("speculative", with_drafts))
     ]
-    request = Request(jobs, (1,), 0, NEW_TOKENS, 3, prompts, keep_answers=True)
+    request = Request(jobs, (1,), new_tokens=NEW_TOKENS, rounds=3, prompts=prompts, keep_answers=True)
     found = {one.name: one for one in format_choice.run(request, SETTINGS.environment(), print)}
     failed = [f"{one.name}: {one.problem}" for one in found.values() if one.problem]
     if failed:
