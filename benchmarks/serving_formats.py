@@ -27,7 +27,7 @@ from serving.format_speed import Request, Speed
 from serving.quantize import STAGE, QuantizeConfig
 
 SETTINGS = EngineSettings(max_num_seqs=16, kv_cache_gib=0.5)
-ROUNDS = 3
+ROUNDS, MEMORY_ROUNDS = 3, 2
 _HOPELESS = 0.4  # of the best in the calibration: whose figures (32 new tokens) stand for it, it is minutes otherwise
 _BYTES = {"bfloat16": 2, "float32": 4}
 _MIB = 1 << 20
@@ -67,8 +67,7 @@ def speed(folder: Path) -> None:
     speeds = {one.name: one for one in format_choice.run(request, SETTINGS.environment(), print)}
     for name, by_concurrency in choice.rates.items():
         if name not in speeds:
-            rounds = {many: [rate] for many, rate in by_concurrency.items()}
-            speeds[name] = Speed(name, dict(by_concurrency), rounds, problem=None)
+            speeds[name] = Speed(name, dict(by_concurrency), {many: [rate] for many, rate in by_concurrency.items()})
     rates = {name: one.rates for name, one in speeds.items() if one.problem is None}
     scores = format_choice.score(rates)
     sizes = {
@@ -121,13 +120,13 @@ def memory(folder: Path) -> None:
     in_bf16 = SETTINGS.model_copy(update={"dtype": "bfloat16"})
     tiny = setup.save(setup.llama(1, 64), folder / "tiny", torch.bfloat16)
     sizes = {}
-    for number in range(ROUNDS):
+    for number in range(MEMORY_ROUNDS):
         for name, place in (("bfloat16", "original"), ("int8", "int8")):
             # A process for each: memory that an engine has given back is not grown into again.
             jobs = [setup.job("tiny", tiny, in_bf16), setup.job(name, str(folder / place), in_bf16)]
             _, found = format_choice.run(Request(jobs, (1,), 8, 1, 1), SETTINGS.environment(), print)
             sizes[f"{name} {number}"] = found.weights_bytes
-    ratios = [sizes[f"int8 {number}"] / sizes[f"bfloat16 {number}"] for number in range(ROUNDS)]
+    ratios = [sizes[f"int8 {number}"] / sizes[f"bfloat16 {number}"] for number in range(MEMORY_ROUNDS)]
     contents = {place: checkpoint.check(folder / place) for place in ("original", "int8")}
     by_header = {place: footprint.memory_bytes(folder / place, content) for place, content in contents.items()}
     harness.write(

@@ -59,6 +59,8 @@ def measured() -> str:
         columns = ["format, activations", "tokens/s, 1 request", "16 requests", "of the best", "weights, MiB"]
         parts += [f"100 M parameters, 64 tokens in, 64 out; {found['hardware']}, {found['date']}:\n"]
         parts += [table(columns, rows, [])]
+        parts += [f"Not among them: {name} ({reason.partition(';')[0]})." for name, reason in found["left_out"].items()]
+        parts += [""]
     if found := result("serve.int8_quality"):
         rows = [
             [

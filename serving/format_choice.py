@@ -32,6 +32,7 @@ _SHAPE = (
 )
 _EQUAL = 0.98  # within 2 % of the best: noise of the calibration, the more exact format is taken
 _ENOUGH_S = 3.0  # of rounds at one concurrency: a format that is still busy then is not the fastest
+_HOPELESS = 0.25  # of the best so far at some concurrency: given up, its prompts alone would take minutes
 _TIMEOUT_S = 900.0  # of one process: what hangs is a format that does not run
 
 
@@ -138,7 +139,9 @@ def choose(
         return Choice(found[0], {}, left_out, remembered=True)
     jobs = [Job(candidate.name, os.path.abspath(candidate.checkpoint), arguments(candidate)) for candidate in found]
     most = min(int(job.arguments.get("max_num_seqs", _CONCURRENCIES[-1])) for job in jobs)
-    request = Request(jobs, tuple(sorted({min(many, most) for many in _CONCURRENCIES})), seconds=_ENOUGH_S)
+    request = Request(
+        jobs, tuple(sorted({min(many, most) for many in _CONCURRENCIES})), seconds=_ENOUGH_S, floor=_HOPELESS
+    )
     key = _key(found, request, environment)
     known = _read(cache)
     if not (remembered := key in known):
@@ -151,7 +154,7 @@ def choose(
         storage.write_atomic(cache, json.dumps(known, indent=1) + "\n")
     speeds = [Speed.from_json(entry) for entry in known[key]]
     rates = {s.name: s.rates for s in speeds if s.problem is None}
-    failed = {s.name: f"does not start: {s.problem}" for s in speeds if s.problem is not None}
+    failed = {s.name: s.problem for s in speeds if s.problem is not None}
     if not rates:
         raise RaymillError(f"vLLM starts with none of the formats; {speeds[0].name}: {speeds[0].problem}")
     return Choice(_fastest(found, rates), rates, dict(left_out) | failed, remembered)
@@ -244,5 +247,5 @@ def _in_process(request: Request, environment: Mapping[str, str], tick: Callable
             alarm.cancel()
             process.terminate()
     if len(speeds) < len(request.jobs):
-        speeds.append(Speed(trying, problem=f"vLLM's process ended with code {process.returncode}"))
+        speeds.append(Speed(trying, problem=f"does not start: vLLM's process ended with code {process.returncode}"))
     return speeds

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-_WARM_TOKENS = 4
+_WARM_TOKENS, _WARM_PROMPT = 4, 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Job:
 @dataclass(frozen=True)
 class Request:
     """What is measured: requests of `prompt_tokens` random tokens, or `prompts`, with answers of `new_tokens` tokens,
-    at each concurrency, so many rounds, but no further one after `seconds`."""
+    at each concurrency, so many rounds, but no further one after `seconds`. A format is given up when it has less than
+    `floor` of the tokens/s of the best one so far."""
 
     jobs: Sequence[Job]
     concurrencies: Sequence[int] = (1, 16)
@@ -41,6 +42,7 @@ class Request:
     new_tokens: int = 32
     rounds: int = 3
     seconds: float = 60.0
+    floor: float = 0.0
     prompts: Sequence[Sequence[int]] = ()
     keep_answers: bool = False
 
@@ -130,21 +132,32 @@ class _Engine:
         _forget()
 
 
-def measure(job: Job, request: Request) -> Speed:
-    """Start an engine in this process, time it, stop it."""
+def measure(job: Job, request: Request, best: dict[tuple[int, bool], float]) -> Speed:
+    """Start an engine in this process, time it, stop it. best: tokens/s so far, raised here."""
     began = time.perf_counter()
     speed = Speed(job.name)
     with _weights_growth(speed):
         engine = _Engine(job, request)
     try:
         for concurrency in request.concurrencies:
-            engine.generate(engine.prompts(concurrency, request), _WARM_TOKENS)
+            # Short prompts: a kernel that is slow at long ones is known by its speed here before it is given any.
+            short = [prompt[:_WARM_PROMPT] for prompt in engine.prompts(concurrency, request)]
+            engine.generate(short, _WARM_TOKENS)
             rates: list[float] = []
             started = time.perf_counter()
-            while len(rates) < request.rounds and (not rates or time.perf_counter() - started < request.seconds):
-                rate, answers = engine.generate(engine.prompts(concurrency, request), request.new_tokens)
-                rates.append(rate)
-                speed.answers += answers if request.keep_answers else []
+            for number in range(-1, request.rounds):
+                if number > 0 and time.perf_counter() - started > request.seconds:
+                    break
+                prompts = short if number < 0 else engine.prompts(concurrency, request)
+                rate, answers = engine.generate(prompts, request.new_tokens if number >= 0 else _WARM_TOKENS)
+                place = (concurrency, number < 0)
+                if rate < request.floor * best.get(place, 0.0):
+                    speed.problem = f"{rate:.1f} tokens/s at concurrency {concurrency}, {best[place]:.1f} elsewhere"
+                    return speed
+                best[place] = max(best.get(place, 0.0), rate)
+                if number >= 0:
+                    rates.append(rate)
+                    speed.answers += answers if request.keep_answers else []
             speed.by_round[concurrency] = rates
             speed.rates[concurrency] = statistics.median(rates)
         speed.drafted, speed.accepted = engine.drafts()
@@ -208,13 +221,14 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no result
     request = Request.from_json(sys.stdin.read())
+    best: dict[tuple[int, bool], float] = {}
     for job in request.jobs:
         print(json.dumps({"trying": job.name}), file=results, flush=True)
         try:
-            speed = measure(job, request)
+            speed = measure(job, request, best)
         except Exception as error:  # noqa: BLE001 (every kind of failure is this format's answer)
             reason = (str(error).strip().splitlines() or [""])[-1]
-            speed = Speed(job.name, problem=f"{type(error).__name__}: {reason}")
+            speed = Speed(job.name, problem=f"does not start: {type(error).__name__}: {reason}")
             with contextlib.suppress(Exception):
                 _forget()
         print(json.dumps(asdict(speed)), file=results, flush=True)

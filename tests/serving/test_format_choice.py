@@ -112,7 +112,7 @@ def test_a_format_that_does_not_start_is_left_out_and_none_at_all_is_an_error(tm
     rates |= {"bfloat16": {"problem": "no kernel"}, "float32": {"rates": {1: 1.0, 16: 10.0}}}
     choice = format_choice.choose(found, {"nvfp4": "why"}, lambda _: {}, {}, cache=tmp_path / "a.json")
     assert choice.candidate.dtype == "float32"
-    assert choice.left_out == {"nvfp4": "why", "bfloat16": "does not start: no kernel"}
+    assert choice.left_out == {"nvfp4": "why", "bfloat16": "no kernel"}
     assert any("1.0 tokens/s at concurrency 1" in line for line in choice.lines())
     rates["float32"] = {"problem": "no memory"}
     with pytest.raises(RaymillError, match="none of the formats; bfloat16: no kernel"):
