@@ -63,9 +63,9 @@ def hold_to_contract(operation, url, headers, model, examples):
         if isinstance(case.body, dict):
             if isinstance(case.body.get("model"), str):
                 case.body["model"] = model
-            if limit is not None:
-                case.body.setdefault(limit, 4)
-        response = case.call(base_url=url, headers=headers)
+            if limit is not None and not isinstance(case.body.get(limit), str | float | bool | list | dict):
+                case.body[limit] = 4  # a whole context of a made-up answer would say nothing more
+        response = case.call(base_url=url, headers=headers, timeout=60)
         if response.status_code not in (405, 431) or case.method in DOCUMENT["paths"][operation.path]:
             case.validate_response(response, checks=CHECKS)
 
