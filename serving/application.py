@@ -199,7 +199,7 @@ def _model_deployment(model: ServedModel) -> Any:
                 max_replicas=replicas.max,
                 initial_replicas=max(1, replicas.min),  # a model that cannot start is told at once
                 target_ongoing_requests=float(config.max_num_seqs),
-                look_back_period_s=max(2.0, min(30.0, replicas.busy_s)),
+                look_back_period_s=max(11.0, min(30.0, replicas.busy_s)),  # figures come every 10 s
                 upscale_delay_s=replicas.busy_s,
                 downscale_delay_s=replicas.idle_s,
             )
