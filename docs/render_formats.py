@@ -12,8 +12,9 @@ HEAD = f"""# Number formats
 
 What runs where, by vLLM {preflight.VLLM}; rendered by `make docs` from the tables that `raymill serve up` refuses by
 (`serving/preflight.py`), which a test compares with the checks of vLLM's own kernels. For the machine at hand, or a
-checkpoint on it: `raymill serve preflight [CHECKPOINT]`. The columns AVX2 and AVX-512 BF16 were run; the others were
-read from vLLM's sources and documentation.
+checkpoint on it: `raymill serve preflight [CHECKPOINT]`. Engines ran on AVX-512
+with BF16 units in full precision, INT8, INT4 W4A16 and with an FP8 cache; all else was read from vLLM's sources and
+documentation, for AVX2 also from runs of its kernels.
 
 The figures are those of `make bench-serving`.
 """
