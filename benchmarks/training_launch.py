@@ -2,7 +2,8 @@
 
 Overhead: the same pretraining (10 M parameters, two workers of one thread, a checkpoint every ten steps) under both, in
 turn; seconds per step are read off the log from outside, so that checkpoints and reports count. Recovery: a worker of
-Ray Train is killed with -9 in the middle of a step; measured is the time until a step that had not been done before.
+Ray Train is killed with -9 half way between two checkpoints; measured is the time until the next optimizer step is
+done, which repeats one that was lost, and beside it the time until a step that had not been done before.
 """
 
 import json
@@ -70,9 +71,9 @@ def seconds_per_step(folder: Path, name: str, launcher: str) -> float:
         return (step_reached(folder / name, process, STEPS) - began) / (STEPS - WARM)
 
 
-def recoveries(folder: Path) -> list[float]:
-    """Seconds from each kill to the first new step, one step's own time among them."""
-    found = []
+def recoveries(folder: Path) -> tuple[list[float], list[float]]:
+    """Seconds from each kill to the next step, and to the first new one; a step's own time is among them."""
+    found, new = [], []
     with training(folder, "killed", "ray", 10**6) as process:
         reached = 15
         for number in range(KILLS):
@@ -81,10 +82,20 @@ def recoveries(folder: Path) -> list[float]:
             assert kill_one(workers, Random(number)), "no worker was found"
             began = time.perf_counter()
             last = metrics.read(folder / "killed")[-1]["step"]
-            found.append(step_reached(folder / "killed", process, last + 1) - began)
-            reached = last + 15
-            print(f"kill {number}: {found[-1]:.1f} s")
-    return found
+            found.append(next_step(folder / "killed", process, last) - began)
+            new.append(step_reached(folder / "killed", process, last + 1) - began)
+            reached = last // 10 * 10 + 15
+            print(f"kill {number} at step {last}: {found[-1]:.1f} s, to a new step {new[-1]:.1f} s")
+    return found, new
+
+
+def next_step(directory: Path, process: subprocess.Popen, last: int) -> float:
+    """When the log, cut back to the checkpoint's step, first grew again."""
+    while not (rows := metrics.read(directory)) or rows[-1]["step"] >= last:
+        if process.poll() is not None:
+            sys.exit(f"the training ended; see {directory}.log")
+        time.sleep(0.02)
+    return step_reached(directory, process, rows[-1]["step"] + 1)
 
 
 def main() -> None:
@@ -99,8 +110,9 @@ def main() -> None:
             print(f"round {number}: Ray Train {ray[-1]:.3f}, torchrun {torchrun[-1]:.3f} s per step")
         over = [one / other - 1 for one, other in zip(ray, torchrun, strict=True)]
         harness.write("train.ray_overhead", middle(over), middle(ray), middle(torchrun), over, unit="seconds per step")
-        seconds = recoveries(folder)
-        harness.write("train.recovery_seconds", middle(seconds), middle(seconds), None, seconds, unit="s")
+        seconds, new = recoveries(folder)
+        more = {"unit": "s", "to_a_new_step": middle(new)}
+        harness.write("train.recovery_seconds", middle(seconds), middle(seconds), None, seconds, **more)
 
 
 if __name__ == "__main__":
