@@ -24,7 +24,7 @@ SECTIONS = {
     **{stage: ["Loss", "Learning rate", "Speed"] for stage in ("pretrain", "sft", "dpo")},
     "eval": ["Scores", "Scores by model"],
     "compare": ["Verdicts", "Differences"],
-    "quantize": ["Before and after"],
+    "quantize": ["Size, memory and quality"],
     "endpoint": ["Questions and answers", "Latency", "Latency of each answer"],
 }
 
