@@ -98,21 +98,31 @@ def next_step(directory: Path, process: subprocess.Popen, last: int) -> float:
     return step_reached(directory, process, rows[-1]["step"] + 1)
 
 
-def main() -> None:
+def overhead(folder: Path) -> None:
+    ray, torchrun = [], []
+    for number in range(ROUNDS):
+        torchrun.append(seconds_per_step(folder, f"torchrun-{number}", "torchrun"))
+        ray.append(seconds_per_step(folder, f"ray-{number}", "ray"))
+        print(f"round {number}: Ray Train {ray[-1]:.3f}, torchrun {torchrun[-1]:.3f} s per step")
+    over = [one / other - 1 for one, other in zip(ray, torchrun, strict=True)]
     middle = statistics.median
+    harness.write("train.ray_overhead", middle(over), middle(ray), middle(torchrun), over, unit="seconds per step")
+
+
+def recovery(folder: Path) -> None:
+    seconds, new = recoveries(folder)
+    more = {"unit": "s", "to_a_new_step": statistics.median(new)}
+    value = statistics.median(seconds)
+    harness.write("train.recovery_seconds", value, value, None, seconds, **more)
+
+
+def main() -> None:
+    parts = {"overhead": overhead, "recovery": recovery}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tokens(folder / "tokens", documents(1000))
-        ray, torchrun = [], []
-        for number in range(ROUNDS):
-            torchrun.append(seconds_per_step(folder, f"torchrun-{number}", "torchrun"))
-            ray.append(seconds_per_step(folder, f"ray-{number}", "ray"))
-            print(f"round {number}: Ray Train {ray[-1]:.3f}, torchrun {torchrun[-1]:.3f} s per step")
-        over = [one / other - 1 for one, other in zip(ray, torchrun, strict=True)]
-        harness.write("train.ray_overhead", middle(over), middle(ray), middle(torchrun), over, unit="seconds per step")
-        seconds, new = recoveries(folder)
-        more = {"unit": "s", "to_a_new_step": middle(new)}
-        harness.write("train.recovery_seconds", middle(seconds), middle(seconds), None, seconds, **more)
+        for part in sys.argv[1:] or parts:
+            parts[part](folder)
 
 
 if __name__ == "__main__":
