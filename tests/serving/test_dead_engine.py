@@ -13,7 +13,7 @@ CLIENTS = 3
 READY_SECONDS = 180.0
 """A cold start of vLLM takes 65 to 100 s on two cores; finding out and ending what is left take the rest."""
 TITLES = {
-    "engine": "EngineCore",
+    "engine": "multiprocessing.forkserver",
     "replica": "ray::ServeReplica:raymill:model-",
     "door": "ray::ServeReplica:raymill:door",
 }
@@ -23,7 +23,8 @@ def processes(title):
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if title in " ".join(process.cmdline()[:1]):
+            # An engine is forked from its like, and has no child of its own.
+            if title in " ".join(process.cmdline()) and (title != TITLES["engine"] or not process.children()):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
