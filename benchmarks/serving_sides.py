@@ -46,32 +46,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def random_model(folder: Path, layers: int = 12, width: int = 768, vocabulary: int = 32_000) -> Path:
+def random_model(folder: Path, layers: int = 12, width: int = 768) -> Path:
     """A Llama of random weights, 100 M parameters by default, with a tokenizer of bytes and nothing learned."""
-    import torch
+    import serving_setup
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {letter: number for number, letter in enumerate(letters)}
-    words |= {f"word{number}": number for number in range(len(letters), vocabulary)}
+    words |= {f"word{number}": number for number in range(len(letters), serving_setup.VOCABULARY)}
     tokenizer = Tokenizer(models.BPE(words, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=4 * width * 2 // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 64,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = serving_setup.llama(layers, width)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None  # every answer has the length asked for
+    model.save_pretrained(folder)
     return folder
 
 

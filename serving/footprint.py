@@ -1,4 +1,4 @@
-"""What a checkpoint takes: bytes on disk, bytes of weights in memory, bytes of keys and values for each token."""
+"""What a checkpoint takes: bytes on disk, bytes of weights in memory."""
 
 import json
 import struct
@@ -47,10 +47,3 @@ def _count(shape: list[int]) -> int:
     for size in shape:
         count *= size
     return count
-
-
-def kv_bytes_per_token(config: Mapping[str, Any], itemsize: float) -> int | None:
-    """Keys and values that one token leaves in the cache, all layers; None when the configuration does not say."""
-    heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
-    layers, size = config.get("num_hidden_layers"), preflight.head_size(config)
-    return int(2 * int(layers) * int(heads) * size * itemsize) if heads and layers and size else None

@@ -150,21 +150,14 @@ def current() -> Endpoint:
     return Endpoint.model_validate(door["user_config"]["endpoint"])
 
 
-def status() -> list[tuple[str, str, str]]:
-    """Rows of (what, state, detail) for the endpoint of the connected cluster; empty when none is up."""
-    found = applications().get(APPLICATION)
-    if found is None:
-        return []
-    rows = [(current().address.url, found.status.value, "")]
-    for name, deployment in sorted(found.deployments.items()):
-        states = ", ".join(f"{count} {str(state).lower()}" for state, count in deployment.replica_states.items())
-        rows.append((name, deployment.status.value, f"replicas: {states or 'none'}"))
-    return rows
+def is_up() -> bool:
+    """Whether the connected cluster has an endpoint, in whatever state."""
+    return APPLICATION in applications()
 
 
 def down() -> bool:
     """Stop the endpoint of the connected cluster; False when there was none."""
-    up = APPLICATION in applications()
+    up = is_up()
     shutdown()
     return up
 

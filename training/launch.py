@@ -190,7 +190,7 @@ def _torchrun_entry(file: str, threads: int) -> None:
     if _is_hopeless(job):
         return
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    _join(job, "env://", threads, rank, size, local)
+    _join(job, "env://", threads, rank, size, local, lambda step, facts: None)
 
 
 def _join(
@@ -200,7 +200,7 @@ def _join(
     rank: int,
     size: int,
     local: int,
-    checkpointed: Callable[[int, dict[str, float]], None] | None = None,
+    checkpointed: Callable[[int, dict[str, float]], None],
 ) -> None:
     """Meet the other processes of the job at `address`, and do the work with them."""
     import torch
@@ -215,7 +215,7 @@ def _join(
     backend = _BACKENDS if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
     try:
-        job.run(World(rank, size, device, *([checkpointed] if checkpointed else [])))
+        job.run(World(rank, size, device, checkpointed))
     finally:
         dist.destroy_process_group()
 

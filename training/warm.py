@@ -4,6 +4,8 @@ A server belongs to a node and a key. The first caller starts it; it imports the
 process for each call. So the second worker of a node, and those that replace a killed worker, begin at once. It ends
 when the last call has ended well, or when none has come for a while.
 
+multiprocessing's own forkserver ends with the process that started it, and here that is a worker which may be lost.
+
 Forking is safe as long as nothing has run: imports start no threads that hold locks, and CUDA is first touched in the
 fork. A fork ends with its caller, however that ends: it sees the connection close.
 """

@@ -85,8 +85,7 @@ def down() -> None:
     from serving import lifecycle
 
     _connect()
-    lifecycle.down()
-    console.say("endpoint stopped")
+    console.say("endpoint stopped" if lifecycle.down() else "no endpoint was up")
     cluster = local.current()
     if cluster is not None and cluster.for_endpoint:
         _stop_ray()
@@ -112,7 +111,7 @@ def _is_up() -> bool:
 
     from serving import lifecycle
 
-    return ray.is_initialized() and bool(lifecycle.status())
+    return ray.is_initialized() and lifecycle.is_up()
 
 
 def _stop_ray() -> None:

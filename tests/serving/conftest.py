@@ -55,6 +55,27 @@ class Endpoint:
         return {"Authorization": f"Bearer {self.key}"}
 
 
+@pytest.fixture(scope="module")
+def door() -> Iterator[tuple[Any, Any, Any]]:
+    """One for all tests that leave it as they found it: (application, client, its first model)."""
+    from tests.serving.doors import Parrot, listening
+
+    parrot = Parrot()
+    with listening({"parrot": parrot, "org/second": Parrot()}) as (app, client):
+        yield app, client, parrot
+
+
+@pytest.fixture
+def client(door: tuple[Any, Any, Any]) -> Any:
+    return door[1]
+
+
+@pytest.fixture
+def parrot(door: tuple[Any, Any, Any]) -> Any:
+    door[2].bodies.clear()
+    return door[2]
+
+
 @pytest.fixture(scope="session")
 def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the installed vLLM says of its kernels, and of a tiny model, in one process: to import it is dear."""

@@ -23,26 +23,6 @@ from tests.serving.doors import (
     wait_for,
 )
 
-
-@pytest.fixture(scope="module")
-def door():
-    """One for all tests that leave it as they found it: (application, client, its first model)."""
-    parrot = Parrot()
-    with listening({"parrot": parrot, "org/second": Parrot()}) as (app, client):
-        yield app, client, parrot
-
-
-@pytest.fixture
-def client(door):
-    return door[1]
-
-
-@pytest.fixture
-def parrot(door):
-    door[2].bodies.clear()
-    return door[2]
-
-
 # --- streams --------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import torch
 
 from core.errors import RaymillError, UserError
 from serving import ask as asking
-from serving import lifecycle
+from serving import lifecycle, status
 from serving.ask import Question, Turn
 from serving.door_settings import DoorConfig
 from serving.endpoint import Address
@@ -239,10 +239,9 @@ def test_a_client_that_goes_away_stops_the_engine_from_working_for_it(endpoint):
 
 def test_it_is_ready_and_status_says_so(endpoint):
     assert httpx.get(f"{endpoint.root}/ready", timeout=60).json() == {"status": "ready"}
-    rows = lifecycle.status()
-    assert rows[0] == (endpoint.url, "RUNNING", "")
-    assert {name for name, _, _ in rows[1:]} == {"door", f"model-{endpoint.model_id}"}
-    assert all((state, detail) == ("HEALTHY", "replicas: 1 running") for _, state, detail in rows[1:])
+    line, rows = status.overview()
+    assert line == f"{endpoint.url}: running, door healthy"
+    assert [row[:3] for row in rows] == [[endpoint.model_id, "healthy", "1 running"]]
 
 
 def test_a_second_endpoint_is_refused_and_the_first_stays_up(endpoint, tmp_path):

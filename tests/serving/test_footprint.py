@@ -29,15 +29,3 @@ def test_four_bits_that_lie_in_eight_on_disk_are_packed_in_memory(tmp_path):
     assert footprint.memory_bytes(tmp_path, config) == 16
     groups["group_0"]["weights"] = INT4 | {"num_bits": 8}
     assert footprint.memory_bytes(tmp_path, json.loads(json.dumps(config))) == 32
-
-
-def test_keys_and_values_of_a_token():
-    llama_3_8b = {
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "hidden_size": 4096,
-    }
-    assert footprint.kv_bytes_per_token(llama_3_8b, 2) == 128 * 1024  # 16 GiB for its context of 131,072 tokens
-    assert footprint.kv_bytes_per_token(llama_3_8b, 1) == 64 * 1024
-    assert footprint.kv_bytes_per_token({"n_embd": 64}, 2) is None

@@ -4,28 +4,10 @@ import openai
 import pytest
 
 from serving.responses_request import ResponsesRequest
-from tests.serving.doors import BEARER, KEY, SECRET, Parrot, error_of, events_of, listening
+from tests.serving.doors import BEARER, KEY, SECRET, error_of, events_of
 
 CALL = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a":1}'}
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
-
-
-@pytest.fixture(scope="module")
-def door():
-    parrot = Parrot()
-    with listening({"parrot": parrot}) as (_, client):
-        yield client, parrot
-
-
-@pytest.fixture
-def client(door):
-    return door[0]
-
-
-@pytest.fixture
-def parrot(door):
-    door[1].bodies.clear()
-    return door[1]
 
 
 @pytest.fixture
