@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from serving import embedding_tables
+
 _WARM_TOKENS, _WARM_PROMPT = 4, 8
 
 
@@ -221,6 +223,7 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no result
     request = Request.from_json(sys.stdin.read())
+    embedding_tables.pack_when_used()
     best: dict[tuple[int, bool], float] = {}
     for job in request.jobs:
         print(json.dumps({"trying": job.name}), file=results, flush=True)

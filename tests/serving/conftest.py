@@ -90,8 +90,9 @@ def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     prompts = [[40 + number, 41, 42 + number, 43] for number in range(3)]
     job = Job("float32", str(checkpoint), settings.arguments(0, json.loads((checkpoint / "config.json").read_text())))
     request = Request([job], (1, 2), new_tokens=8, rounds=1, prompts=prompts, keep_answers=True)
-    script = "import json, sys; from serving import format_speed, kernel_probe\n"
-    script += "print(json.dumps(kernel_probe.probe()), file=sys.stderr); format_speed.main()"
+    script = "import json, sys; from serving import format_speed, kernel_probe; from tests.serving import table\n"
+    script += "print(json.dumps(kernel_probe.probe()), file=sys.stderr); format_speed.main()\n"
+    script += "print(json.dumps({'table': table.multiplied()}), file=sys.stderr)"
     environment = os.environ | settings.environment()
     command = [sys.executable, "-c", script]
     done = subprocess.run(
@@ -100,8 +101,9 @@ def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-2000:]
     said = [json.loads(line) for line in done.stdout.splitlines()]
     [kernels] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"int8_w8a8"')]
+    [table] = [json.loads(line)["table"] for line in done.stderr.splitlines() if line.startswith('{"table"')]
     speeds = [line for line in said if "trying" not in line]
-    return {"kernels": kernels, "speeds": speeds, "checkpoint": checkpoint, "prompts": prompts}
+    return {"kernels": kernels, "speeds": speeds, "table": table, "checkpoint": checkpoint, "prompts": prompts}
 
 
 @pytest.fixture(scope="session")
