@@ -13,7 +13,6 @@ import re
 import statistics
 import time
 from collections import Counter
-from datetime import UTC, datetime
 
 import harness
 
@@ -83,20 +82,13 @@ def main() -> None:
     for name, settings in SETTINGS.items():
         found[name] = one = measure(records, truth, settings, runs)
         print(f"{name:30} {one['f1']:6.3f} {one['precision']:6.3f} {one['recall']:6.3f} {one['pages_per_second']:8.1f}")
-    result = {
-        "id": "data.extraction",
-        "value": found["trafilatura"]["f1"],
-        "ours": {"trafilatura": found["trafilatura"]},
-        "theirs": {name: one for name, one in found.items() if name != "trafilatura"},
-        "runs": found["trafilatura"]["runs"],
-        "machine": harness.machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": "python benchmarks/extraction.py",
-        "commit": harness.commit(),
-    }
-    harness.RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    (harness.RESULTS / "data.extraction.json").write_text(text, encoding="utf-8")
+    harness.write(
+        "data.extraction",
+        found["trafilatura"]["f1"],
+        {"trafilatura": found["trafilatura"]},
+        {name: one for name, one in found.items() if name != "trafilatura"},
+        found["trafilatura"]["runs"],
+    )
 
 
 if __name__ == "__main__":

@@ -91,8 +91,8 @@ def commit() -> str:
 
 
 def write(claim: str, value: float, ours: object, theirs: object, runs: list[float], **more: object) -> None:
-    """Write the result of a claim and print it. value: the figure the claim speaks of; runs: its value in each run;
-    ours, theirs: the two sides in their own unit; more: whatever explains the figure."""
+    """Write the result of a claim, or a figure that no claim is made of, and print it. value: the figure; runs: its
+    value in each run; ours, theirs: the two sides in their own unit; more: whatever explains the figure."""
     arguments = sys.argv[1:]
     if "--folder" in arguments:  # where it worked is no part of what it did
         place = arguments.index("--folder")
@@ -113,6 +113,9 @@ def write(claim: str, value: float, ours: object, theirs: object, runs: list[flo
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     (RESULTS / f"{claim}.json").write_text(text, encoding="utf-8")
+    if claim not in known:
+        print(f"{claim}: {value:.4g}")
+        return
     bar, better = known[claim]["bar"], known[claim]["better"]
     holds = value >= bar if better == "higher" else value <= bar
     print(f"{claim}: {value:.4g} (bar {bar}, aim {known[claim]['aim']}): {'holds' if holds else 'MISSED'}")

@@ -8,7 +8,6 @@ a Poisson process and nobody asks again. Unloaded: one at a time.
 import argparse
 import asyncio
 import json
-from datetime import UTC, datetime
 from itertools import repeat
 
 import harness
@@ -52,34 +51,24 @@ def main() -> None:
     loaded = percentiles(sample.latency_s for sample in accepted)
     told = percentiles(sample.latency_s for sample in refused)
     assert unloaded is not None and loaded is not None and told is not None
-    result = {
-        "id": "serve.overload",
-        "value": loaded["p99"] / unloaded["p99"],
-        "ours": {
-            "seconds": seconds,
-            "requests_per_second": len(during) / seconds,
-            "capacity_per_second": CAPACITY,
-            "answered_per_second": len(accepted) / seconds,
-            "outcomes": outcomes(during),
-            "accepted_latency_ms": loaded,
-            "accepted_ttft_ms": percentiles(sample.first_token_s for sample in accepted),
-            "refused_latency_ms": told,
-            "sent_late_ms": percentiles(sample.late_s for sample in during),
-            "outcomes_after": outcomes(after),
-            "latency_ms_after": percentiles(sample.latency_s for sample in after),
-        },
-        "theirs": {"unloaded_latency_ms": unloaded, "outcomes": outcomes(before)},
-        "runs": [loaded["p99"] / unloaded["p99"]],
-        "unit": "p99 of accepted requests at 4 times the capacity / p99 of one at a time",
-        "machine": harness.machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": "python benchmarks/serving_overload.py",
-        "commit": harness.commit(),
+    ratio = loaded["p99"] / unloaded["p99"]
+    ours = {
+        "seconds": seconds,
+        "requests_per_second": len(during) / seconds,
+        "capacity_per_second": CAPACITY,
+        "answered_per_second": len(accepted) / seconds,
+        "outcomes": outcomes(during),
+        "accepted_latency_ms": loaded,
+        "accepted_ttft_ms": percentiles(sample.first_token_s for sample in accepted),
+        "refused_latency_ms": told,
+        "sent_late_ms": percentiles(sample.late_s for sample in during),
+        "outcomes_after": outcomes(after),
+        "latency_ms_after": percentiles(sample.latency_s for sample in after),
     }
-    harness.RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    (harness.RESULTS / "serve.overload.json").write_text(text, encoding="utf-8")
-    print(text)
+    theirs = {"unloaded_latency_ms": unloaded, "outcomes": outcomes(before)}
+    unit = "p99 of accepted requests at 4 times the capacity / p99 of one at a time"
+    harness.write("serve.overload", ratio, ours, theirs, [ratio], unit=unit)
+    print(json.dumps(ours, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 import cluster  # noqa: F401 (its environment must be set before the tests import Ray, which reads it once)
 from core.manifest import Manifest
 from tests.conftest import ROOT
-from tests.serving.fixtures import documents, save_speller, write_parquet
+from tests.serving.fixtures import documents, save_eagle3_head, save_speller, write_parquet
 
 if TYPE_CHECKING:
     from serving.engine import ModelConfig
@@ -80,20 +80,27 @@ def parrot(door: tuple[Any, Any, Any]) -> Any:
 def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the installed vLLM says of its kernels, and of a tiny model, in one process: to import it is dear."""
     from serving import kernel_probe
-    from serving.engine import EngineSettings
+    from serving.engine import EngineSettings, Speculative
     from serving.format_speed import Job, Request
 
     if not kernel_probe.operations(()):
         pytest.skip("vllm is absent")
     checkpoint = save_speller(tmp_path_factory.mktemp("asked") / "model")
-    settings = EngineSettings(dtype="float32", max_num_seqs=2, kv_cache_gib=0.05)
+    content = json.loads((checkpoint / "config.json").read_text())
+    head = save_eagle3_head(checkpoint.parent / "head", checkpoint)
+    plain = EngineSettings(dtype="float32", max_num_seqs=2, kv_cache_gib=0.05)
+    speculative = Speculative(method="eagle3", checkpoint=str(head), tokens=2)
+    drafting = plain.model_copy(update={"speculative": speculative})
+    jobs = [
+        Job(name, str(checkpoint), settings.arguments(0, content))
+        for name, settings in (("float32", plain), ("eagle3", drafting))
+    ]
     prompts = [[40 + number, 41, 42 + number, 43] for number in range(3)]
-    job = Job("float32", str(checkpoint), settings.arguments(0, json.loads((checkpoint / "config.json").read_text())))
-    request = Request([job], (1, 2), new_tokens=8, rounds=1, prompts=prompts, keep_answers=True)
+    request = Request(jobs, (1, 2), new_tokens=8, rounds=1, prompts=prompts, keep_answers=True)
     script = "import json, sys; from serving import format_speed, kernel_probe; from tests.serving import table\n"
     script += "print(json.dumps(kernel_probe.probe()), file=sys.stderr); format_speed.main()\n"
     script += "print(json.dumps({'table': table.multiplied()}), file=sys.stderr)"
-    environment = os.environ | settings.environment()
+    environment = os.environ | plain.environment()
     command = [sys.executable, "-c", script]
     done = subprocess.run(
         command, input=request.to_json(), capture_output=True, text=True, check=False, env=environment, cwd=ROOT
@@ -102,7 +109,7 @@ def vllm_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     said = [json.loads(line) for line in done.stdout.splitlines()]
     [kernels] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"int8_w8a8"')]
     [table] = [json.loads(line)["table"] for line in done.stderr.splitlines() if line.startswith('{"table"')]
-    speeds = [line for line in said if "trying" not in line]
+    speeds = {line["name"]: line for line in said if "trying" not in line}
     return {"kernels": kernels, "speeds": speeds, "table": table, "checkpoint": checkpoint, "prompts": prompts}
 
 

@@ -1,11 +1,13 @@
 """Checkpoints and texts for the tests of serving."""
 
+import json
 import string
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.tiny_models import TEXT, save_tokenizer
@@ -57,4 +59,34 @@ def save_speller(
         for name, weight in model.named_parameters():
             weight.mul_(projections if "_proj" in name else 1.0)
     model.save_pretrained(directory)
+    return directory
+
+
+def save_eagle3_head(directory: Path, target: Path) -> Path:
+    """A random EAGLE-3 head for a Llama of two layers: one decoder layer over a token's embedding and its states.
+
+    Named as https://github.com/SafeAILab/EAGLE publishes heads; it has no embedding of its own.
+    """
+    own = json.loads((target / "config.json").read_text())
+    width, inner, heads = own["hidden_size"], own["intermediate_size"], own["num_attention_heads"]
+    seen = {"num_aux_hidden_states": 2, "eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 1]}}
+    config = own | {"architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1} | seen
+    shapes = {
+        "fc": (width, 2 * width),
+        "lm_head": (own["vocab_size"], width),
+        "midlayer.self_attn.q_proj": (width, 2 * width),
+        "midlayer.self_attn.k_proj": (width // heads * own["num_key_value_heads"], 2 * width),
+        "midlayer.self_attn.v_proj": (width // heads * own["num_key_value_heads"], 2 * width),
+        "midlayer.self_attn.o_proj": (width, width),
+        "midlayer.mlp.gate_proj": (inner, width),
+        "midlayer.mlp.up_proj": (inner, width),
+        "midlayer.mlp.down_proj": (width, inner),
+    }
+    norms = ("norm", "midlayer.hidden_norm", "midlayer.input_layernorm", "midlayer.post_attention_layernorm")
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"{name}.weight": 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights |= {f"{name}.weight": torch.ones(width) for name in norms}
+    directory.mkdir(parents=True)
+    save_file(weights, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config))
     return directory
