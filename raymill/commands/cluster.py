@@ -47,6 +47,30 @@ def down() -> None:
     console.say("stopped" if local_cluster.down() else "no local cluster is running")
 
 
+@app.command(epilog="Example: raymill cluster doctor --address auto")
+def doctor(
+    address: Annotated[
+        str | None, typer.Option(help="auto or ADDRESS: every node of that cluster; default: this machine alone")
+    ] = None,
+) -> None:
+    """Check what stages need: packages, memory, disk, limits, the sandbox, number formats. Changes nothing."""
+    from raymill import doctor as checks
+
+    if address is None:
+        found = {"this machine": checks.examine()}
+    else:
+        from cluster import runtime
+
+        runtime.connect(address)
+        found = checks.examine_cluster()
+    for place, findings in found.items():
+        console.table(checks.COLUMNS, [finding.row() for finding in findings], title=place)
+    states = [finding.state for findings in found.values() for finding in findings]
+    console.say(f"{states.count('ok')} ok, {states.count('warning')} warnings, {states.count('problem')} problems")
+    if "problem" in states:
+        raise typer.Exit(1)
+
+
 @app.command(
     epilog="Example: raymill cluster submit -- train pretrain examples/pretrain.yaml",
     context_settings={"ignore_unknown_options": True},

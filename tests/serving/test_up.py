@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 from contextlib import contextmanager
 
@@ -132,3 +133,24 @@ def test_the_command_ends_with_2_and_one_line_when_the_port_is_taken(model, tmp_
     assert f"port: cannot listen on 127.0.0.1:{port}" in last
     assert "Traceback" not in done.stderr + done.stdout
     assert left(tmp_path / "run") == {"run.json", "run.lock", "run.log"}
+
+
+@pytest.mark.faults
+def test_of_several_formats_the_fastest_is_served_and_measured_once(quantized, tmp_path, raymill):
+    config = {
+        "checkpoint": str(quantized.original),
+        "formats": [str(quantized.run)],
+        "max_num_seqs": 2,
+        "kv_cache_gib": 0.05,
+        "questions": [{"prompt": "a", "max_tokens": 4}],
+    }
+    (tmp_path / "up.yaml").write_text(yaml.safe_dump(config))
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for output, known in (("first", "measured now"), ("second", "remembered")):
+        done = raymill("serve", "up", "up.yaml", "--address", "local", "--set", f"output={output}", env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (chosen,) = (line for line in (tmp_path / output / "run.log").read_text().splitlines() if "format: " in line)
+        assert f"({known})" in chosen
+        served = json.loads((tmp_path / output / "endpoint.json").read_text())["quantization"]
+        assert (served == "int8_w8a8") == ("format: int8_w8a8" in chosen)
+        assert json.loads((tmp_path / output / "answers.json").read_text())[0]["completion_tokens"] == 4

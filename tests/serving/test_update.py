@@ -22,6 +22,7 @@ from serving.endpoint import Address, Endpoint
 from serving.engine import Adapter, ModelConfig
 from serving.up_config import UpConfig
 from tests.serving.conftest import served_model
+from tests.serving.doors import wait_for
 
 PROMPT = "Serialize obj to a"
 
@@ -201,6 +202,49 @@ def test_models_engines_adapters_and_aliases_change_while_clients_ask_on(endpoin
         assert text_of(endpoint, "speller") == before
     assert wrong == []
     assert [model.config.model_id for model in lifecycle.current().models] == ["speller"]
+
+
+@pytest.mark.faults
+def test_an_engine_that_does_not_start_changes_nothing(endpoint, quantized, tmp_path):
+    broken = shutil.copytree(quantized.original, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] = torch.zeros(3, 3)
+    save_file(weights, broken / "model.safetensors")
+    speller = served_model(quantized)
+    before, running = text_of(endpoint, "speller"), engines()
+    with asking(endpoint, ["speller"]) as wrong:
+        for models in (
+            [speller.model_copy(update={"checkpoint": str(broken)})],
+            [speller, speller.model_copy(update={"model_id": "second", "checkpoint": str(broken)})],
+        ):
+            with pytest.raises(RaymillError, match=r"the update failed and was taken back: .*did not start: .*shape"):
+                update.update(UpConfig(models=models, output=str(tmp_path / "up"), port=endpoint.port))
+            assert [model.config.model_id for model in lifecycle.current().models] == ["speller"]
+    assert wrong == []
+    assert text_of(endpoint, "speller") == before
+    assert engines() == running
+
+
+@pytest.mark.faults
+def test_a_model_that_sleeps_is_woken_by_a_request_and_sleeps_again(endpoint, quantized, tmp_path):
+    speller = served_model(quantized)
+    light = {"checkpoint": str(quantized.original), "dtype": "float32", "kv_cache_gib": 0.05}
+    sleeper = ModelConfig(model_id="sleeper", replicas={"min": 0, "idle_s": 5.0}, **light)
+    asked = {"output": str(tmp_path), "port": endpoint.port, "request_timeout_s": 300.0}
+    awake = engines()
+    update.update(UpConfig(models=[speller, sleeper], **asked))
+    assert engines() == awake
+    assert httpx.get(f"{endpoint.root}/ready", timeout=60).status_code == 200
+    body = {"model": "sleeper", "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+    found = [
+        httpx.post(f"{endpoint.url}/completions", json=body, headers=endpoint.bearer, timeout=300) for _ in range(2)
+    ]
+    assert [response.status_code for response in found] == [200, 200], found[0].text
+    assert found[0].json()["choices"] == found[1].json()["choices"]
+    assert len(engines()) == len(awake) + 1
+    wait_for(lambda: engines() == awake, 120)
+    assert text_of(endpoint, "speller")
+    update.update(UpConfig(models=[speller], **asked))
 
 
 @pytest.mark.slow
