@@ -229,12 +229,6 @@ def _speculation(name: str, hardware: Hardware, config: Mapping[str, Any]) -> Ve
     return Verdict(True, "same greedy tokens; pays where drafts are accepted and few requests run together")
 
 
-def _eagle3(name: str, hardware: Hardware, config: Mapping[str, Any]) -> Verdict:
-    if hardware.gpu is None:
-        return Verdict(True, "by vLLM's source; not run by us")
-    return _speculation(name, hardware, config)
-
-
 _RULES: Mapping[Feature, Callable[[str, Hardware, Mapping[str, Any]], Verdict]] = {
     "kv_cache_fp8": _kv_cache_fp8,
     "lora": _lora,
@@ -243,7 +237,7 @@ _RULES: Mapping[Feature, Callable[[str, Hardware, Mapping[str, Any]], Verdict]] 
     "kv_offload": _kv_offload,
     "speculation_ngram": _speculation,
     "speculation_draft": _speculation,
-    "speculation_eagle3": _eagle3,
+    "speculation_eagle3": _speculation,
 }
 
 

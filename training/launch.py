@@ -262,6 +262,8 @@ def _ray_entry(settings: dict[str, Any]) -> None:
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
+    from cluster import runtime
+
     job: Job = settings["job"]
     if _is_hopeless(job):
         return
@@ -280,6 +282,8 @@ def _ray_entry(settings: dict[str, Any]) -> None:
         # CUDA that was touched before a fork fails after it, and bitsandbytes touches it while it is imported.
         _ray_trainer(_report_to_ray, **arguments)
     else:
+        # The fork is none of Ray's own workers: what it asks of Ray, such as engines for rollouts, it asks of this one.
+        os.environ[runtime.ADDRESS_VARIABLE] = ray.get_runtime_context().gcs_address
         function = f"{__name__}:{_ray_trainer.__name__}"
         warm.call(settings["key"], job.module, function, arguments, lambda said: _report_to_ray(**said))
 

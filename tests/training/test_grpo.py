@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from core import manifest
 from core.errors import RaymillError, UserError
+from tests.training import fixtures
 from training import grpo, metrics
 from training.trainer import Trainer
 
@@ -107,6 +108,20 @@ def test_two_workers_give_the_same_answers_as_one(base, prompts, tmp_path):
         assert two["reward"] == pytest.approx(one["reward"], abs=1e-9)
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.faults
+def test_workers_of_ray_train_learn_from_answers_of_vllm(ray_session, prompts, tmp_path):
+    base = fixtures.write_checkpoint(
+        tmp_path / "base", fixtures.TINY.model_copy(update={"hidden_size": 64, "heads": 2})
+    )
+    rollout = {"engine": "vllm", "max_new_tokens": 6, "kv_cache_gib": 0.05, "threads": 1}
+    ray_train = {"workers": 2, "launcher": "ray", "threads": 1, "rollout": rollout}
+    found, _ = grpo.STAGE.execute(config(tmp_path / "run", base, prompts, **ENOUGH | ray_train))
+    assert found.metrics["reward_last"] > found.metrics["reward_first"] + 0.1
+    for row in metrics.read(tmp_path / "run"):
+        assert row["sampler_gap"] < 1e-3, "the engine did not sample from the policy as it was"
+        assert row["sync_seconds"] > 0
 
 
 @pytest.mark.parametrize(
