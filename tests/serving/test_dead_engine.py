@@ -7,6 +7,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.serving.doors import wait_for
+
 pytestmark = pytest.mark.faults
 
 CLIENTS = 3
@@ -62,8 +64,8 @@ def test_what_died_is_replaced_while_clients_ask_on(endpoint, victim):
     for client in clients:
         client.start()
     try:
-        time.sleep(5)
-        assert codes and set(codes) == {200}
+        wait_for(lambda: len(codes) >= 2 * CLIENTS, READY_SECONDS)
+        assert set(codes) == {200}
         (doomed,) = processes(TITLES[victim])
         doomed.kill()
         died = time.monotonic()
