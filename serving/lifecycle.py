@@ -131,10 +131,11 @@ def applications() -> dict[str, Any]:
 
 def failure(status: Any) -> str:
     """One line from Ray's report of a failed start."""
+    for name, deployment in status.deployments.items():
+        if FAILURE_MARK in deployment.message:
+            reason = str(deployment.message).split(FAILURE_MARK, 1)[1].splitlines()[0]
+            return f"{name.replace('-', ' ', 1)}: {reason}"
     messages = [deployment.message for deployment in status.deployments.values()] + [status.message]
-    for message in messages:
-        if FAILURE_MARK in message:
-            return str(message).split(FAILURE_MARK, 1)[1].splitlines()[0]
     found = [match[1] for message in messages for match in _DEATH.finditer(message)]
     return found[-1] if found else " ".join(str(status.message).split())[:300]
 

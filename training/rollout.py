@@ -360,6 +360,16 @@ def _start(config: RolloutConfig, checkpoint: str, context: int, dtype: str, see
     return engines
 
 
+def _pack_output_layer(worker: Any) -> None:
+    """On a CPU the output layer multiplies by a packed copy of its weights, which vLLM 0.29 leaves as it was when they
+    are tied to the embedding's (limitation 2 of vllm/model_executor/model_loader/reload)."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+    for layer in worker.get_model().modules():
+        if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
 class Engine:
     """One vLLM engine, inside a Ray actor."""
 
@@ -375,6 +385,7 @@ class Engine:
     def load(self, directory: str) -> None:
         """Take the weights in `directory`; what was computed with earlier ones is forgotten."""
         self.engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+        self.engine.collective_rpc(_pack_output_layer)
         self.engine.reset_prefix_cache()
 
     def sample(

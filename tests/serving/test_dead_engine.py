@@ -4,33 +4,16 @@ import threading
 import time
 
 import httpx
-import psutil
 import pytest
 
 from tests.serving.doors import wait_for
+from tests.serving.processes import processes
 
 pytestmark = pytest.mark.faults
 
 CLIENTS = 3
 READY_SECONDS = 180.0
 """A cold start of vLLM takes 65 to 100 s on two cores; finding out and ending what is left take the rest."""
-TITLES = {
-    "engine": "multiprocessing.forkserver",
-    "replica": "ray::ServeReplica:raymill:model-",
-    "door": "ray::ServeReplica:raymill:door",
-}
-
-
-def processes(title):
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            # An engine is forked from its like, and has no child of its own.
-            if title in " ".join(process.cmdline()) and (title != TITLES["engine"] or not process.children()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def ready(endpoint):
@@ -66,7 +49,7 @@ def test_what_died_is_replaced_while_clients_ask_on(endpoint, victim):
     try:
         wait_for(lambda: len(codes) >= 2 * CLIENTS, READY_SECONDS)
         assert set(codes) == {200}
-        (doomed,) = processes(TITLES[victim])
+        (doomed,) = processes(victim)
         doomed.kill()
         died = time.monotonic()
         while ready(endpoint):
@@ -89,4 +72,4 @@ def test_what_died_is_replaced_while_clients_ask_on(endpoint, victim):
     cut = {"RemoteProtocolError", "ReadError", "ConnectError"} if victim == "door" else set()
     assert set(codes) <= {200, 500, 503} | cut
     assert max(seconds) < 240, "a request hung"
-    assert len(processes(TITLES["engine"])) == 1, "the engine of a dead replica must not stay"
+    assert len(processes("engine")) == 1, "the engine of a dead replica must not stay"
