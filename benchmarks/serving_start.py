@@ -67,7 +67,8 @@ def main() -> None:
                 runs.append(round(seconds, 1))
                 ready.append(alone)
                 began = time.monotonic()
-                with bare(checkpoint, SETTINGS, place):
+                with bare(checkpoint, SETTINGS, place) as side:
+                    side.ready()
                     theirs.append(round(time.monotonic() - began, 1))
                 print(f"ours {runs[-1]} s (deploy to ready {ready[-1]} s), bare vLLM {theirs[-1]} s", flush=True)
         finally:

@@ -12,6 +12,7 @@ from tests.serving.processes import processes
 pytestmark = pytest.mark.faults
 
 CLIENTS = 3
+NOTICED_SECONDS = 30.0
 READY_SECONDS = 180.0
 """A cold start of vLLM takes 65 to 100 s on two cores; finding out and ending what is left take the rest."""
 
@@ -52,14 +53,15 @@ def test_what_died_is_replaced_while_clients_ask_on(endpoint, victim):
         (doomed,) = processes(victim)
         doomed.kill()
         died = time.monotonic()
-        while ready(endpoint):
-            assert time.monotonic() - died < 30, f"the endpoint calls itself ready without its {victim}"
+        # A probe may be held until the next one is there, and be answered by it.
+        while ready(endpoint) and all(process.pid == doomed.pid for process in processes(victim)):
+            assert time.monotonic() - died < NOTICED_SECONDS, f"the endpoint calls itself ready without its {victim}"
             time.sleep(0.2)
         noticed = time.monotonic() - died
         while not ready(endpoint):
             assert time.monotonic() - died < READY_SECONDS, f"not ready again; {codes[-20:]}"
             time.sleep(0.5)
-        print(f"{victim}: not ready after {noticed:.1f} s, ready again {time.monotonic() - died:.1f} s after its death")
+        print(f"{victim}: noticed after {noticed:.1f} s, ready again {time.monotonic() - died:.1f} s after its death")
         done = len(codes)
         while len(codes) < done + 2 * CLIENTS:
             time.sleep(0.1)

@@ -212,7 +212,8 @@ def test_an_engine_that_does_not_start_changes_nothing(endpoint, quantized, tmp_
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.1.mlp.down_proj.weight"] = torch.zeros(3, 3)
     save_file(weights, broken / "model.safetensors")
-    speller = served_model(quantized)
+    speller = lifecycle.current().models[0].config
+    wait_for(lambda: len(engines()) == 1, 60)  # what the test before stopped has ended
     before, running = text_of(endpoint, "speller"), engines()
     with asking(endpoint, ["speller"]) as wrong:
         for models in (
@@ -224,15 +225,16 @@ def test_an_engine_that_does_not_start_changes_nothing(endpoint, quantized, tmp_
             assert [model.config.model_id for model in lifecycle.current().models] == ["speller"]
     assert wrong == []
     assert text_of(endpoint, "speller") == before
-    assert engines() == running
+    wait_for(lambda: engines() == running, 60)
 
 
 @pytest.mark.faults
 def test_a_model_that_sleeps_is_woken_by_a_request_and_sleeps_again(endpoint, quantized, tmp_path):
-    speller = served_model(quantized)
+    speller = lifecycle.current().models[0].config
     light = {"checkpoint": str(quantized.original), "dtype": "float32", "kv_cache_gib": 0.05}
     sleeper = ModelConfig(model_id="sleeper", replicas={"min": 0, "idle_s": 5.0}, **light)
     asked = {"output": str(tmp_path), "port": endpoint.port, "request_timeout_s": 300.0}
+    wait_for(lambda: len(engines()) == 1, 60)
     awake = engines()
     update.update(UpConfig(models=[speller, sleeper], **asked))
     assert engines() == awake
