@@ -237,7 +237,7 @@ def test_a_model_that_sleeps_is_woken_by_a_request_and_sleeps_again(endpoint, qu
     wait_for(lambda: len(engines()) == 1, 60)
     awake = engines()
     update.update(UpConfig(models=[speller, sleeper], **asked))
-    assert engines() == awake
+    wait_for(lambda: engines() == awake, 120)  # it has started once, so that one which cannot start is told
     assert httpx.get(f"{endpoint.root}/ready", timeout=60).status_code == 200
     body = {"model": "sleeper", "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
     found = [
