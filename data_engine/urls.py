@@ -12,6 +12,7 @@ _HOST = re.compile(r"[a-z0-9._:\-]+")  # a name, an IPv4 or an IPv6 address
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
 _ENDS_IN_DOTS = re.compile(r"^([^?#]*/\.{1,2})(?=[?#]|$)")
 _STRIPPED = re.compile(r"[\t\n\r]")  # WHATWG URL: removed wherever they stand
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # WHATWG URL: escaped where it stands in a path or a query
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _MAX_PORT = 65535
 _CACHED_URLS = 65_536
@@ -30,6 +31,7 @@ def normalise(url: str) -> str | None:
     if scheme not in ("http", "https"):
         return None
     try:
+        rest = _CONTROL.sub(lambda match: f"%{ord(match[0]):02X}", rest)
         # Escapes first: %2e%2e is a dot segment too. And /a/b/.. is the folder /a/, which httpx takes for /a.
         rest = _ENDS_IN_DOTS.sub(r"\1/", _ESCAPE.sub(_normal_escape, rest))
         parsed = httpx.URL(f"{scheme}://{rest}")
