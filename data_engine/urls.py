@@ -9,6 +9,7 @@ import httpx
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HOST = re.compile(r"[a-z0-9._:\-]+")  # a name, an IPv4 or an IPv6 address
+_ESCAPED_DOT = re.compile("%2[eE]")
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
 _ENDS_IN_DOTS = re.compile(r"^([^?#]*/\.{1,2})(?=[?#]|$)")
 _STRIPPED = re.compile(r"[\t\n\r]")  # WHATWG URL: removed wherever they stand
@@ -23,7 +24,7 @@ def normalise(url: str) -> str | None:
     """The normal form of an http(s) URL (RFC 3986, section 6.2.2), or None when it is none.
 
     Case of scheme and host, international hosts, default ports, dot segments and percent-encoding are normalised;
-    the fragment, user names, passwords and the root dot of the host are dropped.
+    the fragment, an empty query, user names, passwords and the root dot of the host are dropped.
     """
     url = _STRIPPED.sub("", url.strip(_C0_AND_SPACE))
     scheme, _, rest = url.partition("://")
@@ -42,7 +43,8 @@ def normalise(url: str) -> str | None:
         return None
     host = f"[{host}]" if ":" in host else host
     authority = host if port is None else f"{host}:{port}"
-    return f"{scheme}://{authority}{parsed.raw_path.decode('ascii')}"
+    path = parsed.raw_path.decode("ascii")
+    return f"{scheme}://{authority}{path if parsed.query else path.removesuffix('?')}"
 
 
 def _normal_escape(match: re.Match[str]) -> str:
@@ -53,6 +55,7 @@ def _normal_escape(match: re.Match[str]) -> str:
 def resolve(base: str, reference: str) -> str | None:
     """The normal form of a link found on the page `base`, or None when it is no http(s) address."""
     reference = _STRIPPED.sub("", reference.strip(_C0_AND_SPACE))
+    reference = _ESCAPED_DOT.sub(".", reference)  # WHATWG URL: %2e%2e leaves a folder as .. does
     if not reference or reference.startswith("#"):
         return None
     if reference.startswith("/") and not reference.startswith("//"):
