@@ -56,7 +56,7 @@ class Memory:
         return np.array([sum(row.values()) if name is None else row.get(name, 0.0) for row in self.rows])
 
     def summary(self, name: str | None = None) -> dict[str, float]:
-        """MiB in the middle of the run and at its end, MiB an hour between them."""
+        """MiB at the start, in the middle and at the end, and MiB an hour of a line through the second half."""
         half = len(self.rows) // 2
         held = self.of(name)
         slope = np.polyfit(self.times[half:], held[half:], 1)[0]

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from urllib.parse import urljoin
 
 import httpx
+from yarl import URL
 
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _HOST = re.compile(r"[a-z0-9._:\-]+")  # a name, an IPv4 or an IPv6 address
@@ -13,7 +13,7 @@ _ESCAPED_DOT = re.compile("%2[eE]")
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
 _ENDS_IN_DOTS = re.compile(r"^([^?#]*/\.{1,2})(?=[?#]|$)")
 _STRIPPED = re.compile(r"[\t\n\r]")  # WHATWG URL: removed wherever they stand
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # WHATWG URL: escaped where it stands in a path or a query
+_UNSEEN = re.compile(r"[\x00-\x20\x7f]")  # WHATWG URL: escaped where it stands in a path or a query
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _MAX_PORT = 65535
 _CACHED_URLS = 65_536
@@ -32,7 +32,7 @@ def normalise(url: str) -> str | None:
     if scheme not in ("http", "https"):
         return None
     try:
-        rest = _CONTROL.sub(lambda match: f"%{ord(match[0]):02X}", rest)
+        rest = _UNSEEN.sub(_escape, rest)
         # Escapes first: %2e%2e is a dot segment too. And /a/b/.. is the folder /a/, which httpx takes for /a.
         rest = _ENDS_IN_DOTS.sub(r"\1/", _ESCAPE.sub(_normal_escape, rest))
         parsed = httpx.URL(f"{scheme}://{rest}")
@@ -47,6 +47,10 @@ def normalise(url: str) -> str | None:
     return f"{scheme}://{authority}{path if parsed.query else path.removesuffix('?')}"
 
 
+def _escape(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"
+
+
 def _normal_escape(match: re.Match[str]) -> str:
     character = chr(int(match.group(1), 16))
     return character if character in _UNRESERVED else f"%{match.group(1).upper()}"
@@ -55,13 +59,14 @@ def _normal_escape(match: re.Match[str]) -> str:
 def resolve(base: str, reference: str) -> str | None:
     """The normal form of a link found on the page `base`, or None when it is no http(s) address."""
     reference = _STRIPPED.sub("", reference.strip(_C0_AND_SPACE))
-    reference = _ESCAPED_DOT.sub(".", reference)  # WHATWG URL: %2e%2e leaves a folder as .. does
+    reference = _ESCAPED_DOT.sub(".", _UNSEEN.sub(_escape, reference))  # WHATWG URL: %2e%2e leaves a folder as .. does
     if not reference or reference.startswith("#"):
         return None
     if reference.startswith("/") and not reference.startswith("//"):
-        return normalise(origin(base) + reference)  # the usual kind of link; urljoin costs several times as much
+        return normalise(origin(base) + reference)  # the usual kind of link; a join costs several times as much
     try:
-        return normalise(urljoin(base, reference))
+        # urllib's join drops what is empty: segments, parameters. RFC 3986, 5.2 does not.
+        return normalise(str(URL(base, encoded=True).join(URL(reference, encoded=True))))
     except ValueError:
         return None
 

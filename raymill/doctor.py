@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from core.errors import UserError
 
 _GIB = 1 << 30
-_FILES = 8_192  # a worker of Ray, a parser of shards and an endpoint hold hundreds of them each
+_FILES = 8_192  # every connection of a client, a worker and a shard is one; systems of today allow far more
 _DISK_FULL = 0.95  # Ray creates no object when the disk it spills to is fuller (RAY_local_fs_capacity_threshold)
 _SHARED = "/dev/shm"  # noqa: S108 (the place itself is meant)
 _SHARED_MEMORY = 0.3  # of the memory: the share that Ray's object store takes
@@ -110,7 +110,7 @@ def _memory() -> Finding:
     available = memory.available / _GIB
     found = f"{available:.1f} of {memory.total / _GIB:.1f} GiB available, {len(os.sched_getaffinity(0))} cores"
     if available < _LITTLE_MEMORY_GIB:
-        return Finding("memory", "warning", found, "end what else runs; an engine alone takes 1 GiB beside its model")
+        return Finding("memory", "warning", found, "end what else runs here")
     return Finding("memory", "ok", found)
 
 
