@@ -65,7 +65,7 @@ def _recomputed(layer: nn.Module, forward: Callable[..., Any], contexts: Callabl
 
 def _contexts(selective: bool, precision: Precision) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Around the forward pass, and around its repetition, which torch runs outside of `precision`'s own context."""
-    if precision.name != "bf16 emulated":  # autocast is restored by torch itself
+    if precision.name == "bf16 native":  # autocast is restored by torch itself
         return create_selective_checkpoint_contexts(_policy) if selective else (ExitStack(), ExitStack())
     if not selective:
         return ExitStack(), precision.context()
@@ -92,7 +92,7 @@ _KEPT = {
         "_scaled_dot_product_cudnn_attention",
     )
     if hasattr(torch.ops.aten, name)
-}
+} | {torch.ops.raymill.product.default}
 
 
 def _policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.precision import Products, rounded
+from training.products import add_product, product
 
 IGNORED = -100
 """Label of a position without loss."""
@@ -42,7 +43,7 @@ class _TokenLoss(torch.autograd.Function):
         gradients = _Gradients(ctx, h_ND, w_VD) if eager else None
         for begin in range(0, h_ND.shape[0], chunk):
             rows = slice(begin, begin + chunk)
-            z_CV = h_ND[rows] @ w_VD.t()
+            z_CV = product(h_ND[rows], w_VD.t())
             if gradients is None:
                 _, loss_N[rows] = _probabilities(z_CV, labels_N[rows])
             else:
@@ -64,7 +65,7 @@ class _TokenLoss(torch.autograd.Function):
         gradients = _Gradients(ctx, h_ND, w_VD)
         for begin in range(0, h_ND.shape[0], ctx.chunk):
             rows = slice(begin, begin + ctx.chunk)
-            dz_CV, _ = ctx.slope(h_ND[rows] @ w_VD.t(), labels_N[rows])
+            dz_CV, _ = ctx.slope(product(h_ND[rows], w_VD.t()), labels_N[rows])
             gradients.add(rows, dz_CV.mul_(g[rows, None]))
         return gradients.hidden_ND, gradients.weight_VD, None, None, None, None, None
 
@@ -82,11 +83,9 @@ class _Gradients:
     def add(self, rows: slice, dz_CV: Tensor) -> None:
         dz_CV = _operand(dz_CV, self.products)
         if self.hidden_ND is not None:
-            self.hidden_ND[rows] = dz_CV @ self.w_VD
-        if self.weight_VD is not None and dz_CV.dtype == torch.float32:
-            self.weight_VD.addmm_(dz_CV.t(), self.h_ND[rows])
-        elif self.weight_VD is not None:
-            self.weight_VD += dz_CV.t() @ self.h_ND[rows]
+            self.hidden_ND[rows] = product(dz_CV, self.w_VD)
+        if self.weight_VD is not None:
+            add_product(self.weight_VD, dz_CV.t(), self.h_ND[rows])
 
 
 def _operand(tensor: Tensor, products: Products) -> Tensor:

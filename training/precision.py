@@ -1,4 +1,4 @@
-"""BF16 compute with FP32 master weights: on the hardware's BF16 units, or rounded to BF16 and multiplied in FP32.
+"""FP32 compute, or BF16 with FP32 master weights: on the hardware's BF16 units, or rounded and multiplied in FP32.
 
 Native: `torch.autocast`. Emulated, for CPUs without BF16 units, where torch's BF16 product is 5 to 100 times slower
 than its FP32 product: both operands of every matrix product, in the forward and in the backward pass, are rounded to
@@ -15,6 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from training import products
+from training.products import product
 
 Name = Literal["bf16", "fp32"]
 Path = Literal["auto", "native", "emulated"]
@@ -34,7 +37,7 @@ class Precision:
             return torch.autocast(_device_type(), torch.bfloat16)
         if self.name == "bf16 emulated":
             return RoundOperands()
-        return nullcontext()
+        return Products32() if products.BY_ONEDNN else nullcontext()
 
 
 def _device_type() -> str:
@@ -59,16 +62,18 @@ def resolve(name: Name, path: Path = "auto") -> Precision:
 
 
 def _bf16_units() -> dict[str, bool]:
-    hidden = torch.backends.cpu.get_cpu_capability() not in {"AVX512", "AMX"} or os.environ.get(
-        "ONEDNN_MAX_CPU_ISA", "ALL"
-    ).upper() in {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+    without = products.WITHOUT_AVX512 | {"AVX512_CORE", "AVX512_CORE_VNNI"}
+    hidden = (
+        torch.backends.cpu.get_cpu_capability() not in {"AVX512", "AMX"}
+        or os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() in without
+    )
     return {
         "AMX": not hidden and bool(torch.cpu._is_amx_tile_supported()),
         "AVX512-BF16": not hidden and bool(torch.cpu._is_avx512_bf16_supported()),
     }
 
 
-# --- the emulated path --------------------------------------------------------------------------------------------
+# --- what takes the place of torch's products -------------------------------------------------------------------------
 
 
 def rounded(tensor: Tensor) -> Tensor:
@@ -76,28 +81,36 @@ def rounded(tensor: Tensor) -> Tensor:
     return tensor.to(torch.bfloat16).to(torch.float32)
 
 
-class _RoundedProduct(torch.autograd.Function):
-    """x_NK @ w_OK^T with rounded operands; backward dx = g @ w, dw = g^T @ x, again with rounded operands."""
+class _Product(torch.autograd.Function):
+    """x_NK @ w_OK^T in FP32; backward dx = g @ w, dw = g^T @ x. `rounding`: of all operands, the gradient's as well."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_OK: Tensor) -> Tensor:
-        x_NK, w_OK = rounded(x.reshape(-1, x.shape[-1])), rounded(w_OK)
+    def forward(ctx: Any, x: Tensor, w_OK: Tensor, rounding: bool) -> Tensor:
+        x_NK = x.reshape(-1, x.shape[-1])
+        if rounding:
+            x_NK, w_OK = rounded(x_NK), rounded(w_OK)
         ctx.save_for_backward(x_NK, w_OK)
-        return (x_NK @ w_OK.t()).view(*x.shape[:-1], w_OK.shape[0])
+        ctx.rounding = rounding
+        return product(x_NK, w_OK.t()).view(*x.shape[:-1], w_OK.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_NK, w_OK = ctx.saved_tensors
         (gradient,) = gradients
-        g_NO = rounded(gradient.reshape(-1, gradient.shape[-1]))
-        needs_x, needs_w = ctx.needs_input_grad
-        dx = (g_NO @ w_OK).view(*gradient.shape[:-1], w_OK.shape[1]) if needs_x else None
-        return dx, g_NO.t() @ x_NK if needs_w else None
+        g_NO = gradient.reshape(-1, gradient.shape[-1])
+        g_NO = rounded(g_NO) if ctx.rounding else g_NO
+        needs_x, needs_w, _ = ctx.needs_input_grad
+        dx = product(g_NO, w_OK).view(*gradient.shape[:-1], w_OK.shape[1]) if needs_x else None
+        return dx, product(g_NO.t(), x_NK) if needs_w else None, None
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product = _RoundedProduct.apply(x, weight)
-    return product if bias is None else product + bias
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, rounding: bool = True) -> Tensor:
+    result = _Product.apply(x, weight, rounding)
+    return result if bias is None else result + bias
+
+
+def _plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _linear(x, weight, bias, rounding=False)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -113,7 +126,7 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def _addmm(bias: Tensor, a_NK: Tensor, b_KO: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * bias + alpha * a @ b: the Conv1D of GPT-2, and a linear layer with its bias where the two were fused."""
-    return beta * bias + alpha * _RoundedProduct.apply(a_NK, b_KO.t())
+    return beta * bias + alpha * _Product.apply(a_NK, b_KO.t(), True)
 
 
 def _baddbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -121,7 +134,7 @@ def _baddbmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: floa
     return torch.baddbmm(bias, rounded(a), rounded(b), beta=beta, alpha=alpha)
 
 
-_REPLACED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+_ROUNDED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     torch.nn.functional.linear: _linear,
     torch.nn.functional.scaled_dot_product_attention: _attention,
     torch.matmul: _matmul,
@@ -138,13 +151,21 @@ _REPLACED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
 }
 
 
-class RoundOperands(TorchFunctionMode):
-    """Within this context FP32 matrix products round their operands to BF16."""
+class Products32(TorchFunctionMode):
+    """Within this context linear layers multiply FP32 as `products` says."""
+
+    _replaced: Mapping[Callable[..., Any], Callable[..., Tensor]] = {torch.nn.functional.linear: _plain_linear}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        replacement = _REPLACED.get(func)
+        replacement = self._replaced.get(func)
         if replacement is None or args[0].dtype != torch.float32:
             return func(*args, **(kwargs or {}))
         return replacement(*args, **(kwargs or {}))  # this mode is off inside itself
+
+
+class RoundOperands(Products32):
+    """Within this context FP32 matrix products round their operands to BF16."""
+
+    _replaced = _ROUNDED
