@@ -29,6 +29,7 @@ def log_probabilities(
 
     Of pairs: chosen first. `feedback` shows how far the reference is.
     """
+    asked = list(dict.fromkeys(asked))  # a unit that two ranks measured would be added up
     training = model.training
     model.eval()
     segments = len(examples.units[0])

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from core import checkpoint
 from core.config import parse
@@ -11,6 +13,7 @@ from training.chat import ChatEncoder
 from training.dpo import DpoConfig
 from training.examples import labelled_answers
 from training.kto import Answers, Kto, kto_loss, ranked_right
+from training.order import samples
 from training.precision import resolve
 from training.preference import PreferenceConfig
 from training.tuning import Tuned
@@ -68,24 +71,26 @@ def table(preferences, tokenizer):
     return found
 
 
+def moved_answers(config, table, world):
+    """(answers with a reference, their model, which has left it)."""
+    tuned = Tuned(config, world)
+    answers = Answers(table, tuned, world)
+    answers.precision = FP32
+    original = checkpoint.load_model(config.checkpoint)
+    with torch.no_grad():
+        known = [[float(slow_log_probability(original, s)) for s in unit] for unit in table.units]
+        for name, parameter in tuned.model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    answers.reference_A2 = torch.tensor(known)
+    return answers, tuned.model
+
+
 @pytest.fixture
 def moved(base, preferences, tmp_path, table):
-    """(answers with a reference, their model, which has left it)."""
-
-    def make(micro_batch=2):
-        tuned = Tuned(settings(base, preferences, tmp_path, micro_batch=micro_batch), World())
-        answers = Answers(table, tuned, World())
-        answers.precision = FP32
-        original = checkpoint.load_model(base)
-        with torch.no_grad():
-            known = [[float(slow_log_probability(original, s)) for s in unit] for unit in table.units]
-            for name, parameter in tuned.model.named_parameters():
-                if "lora_B" in name:
-                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-        answers.reference_A2 = torch.tensor(known)
-        return answers, tuned.model
-
-    return make
+    return lambda micro_batch=2: moved_answers(
+        settings(base, preferences, tmp_path, micro_batch=micro_batch), table, World()
+    )
 
 
 def test_loss_divergence_and_metrics_equal_a_slow_computation(moved, table):
@@ -129,6 +134,35 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut(moved):
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
     for other in found[1:]:
         assert float((other - found[0]).norm() / found[0].norm()) < 1e-6
+
+
+def _step_over_an_epoch_border(rank, size, store, config, table, found):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    answers, _ = moved_answers(config, table, World(rank, size))
+    answers.reference_A2[:, 1] -= 2.0
+    for _ in answers.micro_batches(5, 10, rank, size):
+        pass
+    found[rank] = answers.z0
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_an_answer_that_comes_twice_in_a_step_counts_twice_on_any_number_of_workers(
+    moved, base, preferences, tmp_path, table
+):
+    """Over the end of an epoch: its two copies may lie on different ranks, whose sum is no log-probability."""
+    alone, model = moved()
+    alone.reference_A2[:, 1] -= 2.0
+    chosen = samples(10, 0, 5, 10)
+    assert len(set(chosen)) < len(chosen)
+    with torch.no_grad():
+        log_p = [float(slow_log_probability(model.get_base_model().eval(), table.units[n][1])) for n in chosen]
+    expected = max(0.0, float((torch.tensor(log_p) - alone.reference_A2[chosen, 1]).mean()))
+    assert alone.divergence(chosen) == pytest.approx(expected, rel=1e-4)
+    config = settings(base, preferences, tmp_path, micro_batch=2)
+    found = mp.Manager().dict()
+    mp.spawn(_step_over_an_epoch_border, (2, str(tmp_path / "store"), config, table, found), nprocs=2)
+    assert dict(found) == pytest.approx({0: expected, 1: expected}, rel=1e-4)
 
 
 def test_settings_that_do_not_go_with_kto_are_refused(base, preferences, tmp_path):
