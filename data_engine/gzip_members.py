@@ -1,25 +1,35 @@
-"""The members of a gzip file one by one: where each begins, what it holds, and how to go on after a damaged one."""
+"""The members of a gzip file one by one: where each begins, what it holds, how to go on past damage and other bytes."""
 
+import os
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
 _MAGIC = b"\x1f\x8b\x08"
 _READ = 1 << 16
+_NO_END = 1 << 62
 
 
 class DamagedMemberError(Exception):
     """A member that does not decompress, or that the file ends within."""
 
 
+class Gap(NamedTuple):
+    """Bytes that are no member where one should begin: one that cannot be known any more, or something else."""
+
+    offset: int
+    length: int
+
+
 class Member:
     """A file-like reader of one member's decompressed bytes. Raises DamagedMemberError where they cannot be had."""
 
-    def __init__(self, file: IO[bytes], offset: int) -> None:
+    def __init__(self, file: IO[bytes], offset: int, begins_with: bytes = b"") -> None:
         self.offset = offset
         self.end: int | None = None
-        """Where the next member begins; known when this one was read to its end."""
+        """Where the next one should begin; known when this one was read to its end, or given up."""
         self._file = file
+        self._begins_with = begins_with
         self._position = offset
         self._inflate = zlib.decompressobj(wbits=31)
         self._ready = b""
@@ -58,6 +68,12 @@ class Member:
         while self.read(_READ):
             pass
 
+    def give_up(self) -> int:
+        """Of a damaged member: its bytes, and all others before the next one that can be known."""
+        following = find_member(self._file, self.offset + 1, _NO_END, self._begins_with)
+        self.end = self._file.seek(0, os.SEEK_END) if following is None else following
+        return self.end - self.offset
+
 
 def find_member(file: IO[bytes], start: int, end: int, begins_with: bytes) -> int | None:
     """The first offset in start..end where a member begins whose content starts with `begins_with`.
@@ -65,6 +81,8 @@ def find_member(file: IO[bytes], start: int, end: int, begins_with: bytes) -> in
     The magic bytes turn up by chance inside compressed data; that such a place also decompresses to the given bytes
     does not happen.
     """
+    if start < end and _starts(file, start, begins_with):
+        return start
     position = start
     carried = b""
     while position < end + len(_MAGIC) - 1:  # a member that begins right before the end has its magic behind it
@@ -95,18 +113,30 @@ def _starts(file: IO[bytes], offset: int, begins_with: bytes) -> bool:
         return False
 
 
-def members(file: IO[bytes], start: int, end: int, begins_with: bytes) -> Iterator[Member]:
-    """The members that begin in start..end, in order. The caller reads each or leaves it.
+def members(file: IO[bytes], start: int, end: int, begins_with: bytes) -> Iterator[Member | Gap]:
+    """The members that begin in start..end, in order, and the gaps behind them. The caller reads each or leaves it.
 
+    A gap belongs to the part of the file that the member before it belongs to, one at the head of the file to the
+    first part: however a file is cut, each is told once. Zeros at the end of a file are padding, as `gzip` takes them.
     Where a member was left unread or is damaged, the next one is found by its first bytes.
     """
-    offset = find_member(file, start, end, begins_with)
-    while offset is not None and offset < end:
-        member = Member(file, offset)
+    position, should_begin = start, start == 0
+    while should_begin or position < end:
+        offset = find_member(file, position, _NO_END if should_begin else end, begins_with)
+        if should_begin and offset != position and (gap := _gap(file, position, offset)) is not None:
+            yield gap
+        if offset is None or offset >= end:
+            return
+        member = Member(file, offset, begins_with)
         yield member
-        if member.end is None:
-            offset = find_member(file, offset + 1, end, begins_with)
-        elif member.end < end and not _starts(file, member.end, begins_with):
-            offset = find_member(file, member.end, end, begins_with)
-        else:
-            offset = member.end
+        should_begin = member.end is not None
+        position = offset + 1 if member.end is None else member.end
+
+
+def _gap(file: IO[bytes], start: int, following: int | None) -> Gap | None:
+    end = file.seek(0, os.SEEK_END) if following is None else following
+    if start and following is None:
+        file.seek(start)
+        if all(not part.strip(b"\0") for part in iter(lambda: file.read(_READ), b"")):
+            return None
+    return Gap(start, end - start)

@@ -12,7 +12,7 @@ from warcio.recordloader import ArcWarcRecord
 
 import data_engine.warc_brotli  # noqa: F401  # warcio learns to read brotli
 from core import storage
-from data_engine.gzip_members import DamagedMemberError, Member, members
+from data_engine.gzip_members import DamagedMemberError, Gap, Member, members
 from data_engine.records import Damage, Media, Record, Skips, iso_date
 
 _BEGINS_WITH = b"WARC/"
@@ -62,8 +62,12 @@ def read(
         if not compressed:
             yield from _records(file, None, reading)
             return
-        for member in members(file, start, end, _BEGINS_WITH):
-            yield from _member(member, reading)
+        for found in members(file, start, end, _BEGINS_WITH):
+            if isinstance(found, Gap):
+                what = f"{found.length:,} bytes hold no WARC record in gzip" if found.length else "the file is empty"
+                yield Damage(path, found.offset, f"{what}; fetch the file again")
+            else:
+                yield from _member(found, reading)
 
 
 def _member(member: Member, reading: _Reading) -> Iterator[Record | Damage]:
@@ -78,13 +82,13 @@ def _member(member: Member, reading: _Reading) -> Iterator[Record | Damage]:
             records += 1
         member.drain()
     except DamagedMemberError as error:
+        lost = f"nothing more is read of the {member.give_up():,} bytes before the next record; fetch the file again"
         # in a file with a member for each record, the record that waits is the damaged one
         if held is not None and records > 1:
             yield held
-        if not isinstance(held, Damage):
-            held = Damage(
-                reading.path, member.offset, str(error), held.url if held is not None and records == 1 else ""
-            )
+            held = None
+        known = f"{held.error}; " if isinstance(held, Damage) else ""
+        held = Damage(reading.path, member.offset, f"{known}{error}; {lost}", held.url if held is not None else "")
     if held is not None:
         yield held
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_engine.gzip_members import _READ, DamagedMemberError, Member, find_member, members
+from data_engine.gzip_members import _READ, DamagedMemberError, Gap, Member, find_member, members
 
 LEAD = b"WARC/1."
 contents = st.lists(st.binary(max_size=200) | st.just(b"\x1f\x8b\x08" * 20), min_size=1, max_size=8)
@@ -25,7 +25,14 @@ def pack(bodies, level=6):
 
 
 def read_all(data, start, end):
-    return [(member.offset, member.read()) for member in members(io.BytesIO(data), start, end, LEAD)]
+    """(offset, content) of members, gaps as they are."""
+    found = members(io.BytesIO(data), start, end, LEAD)
+    return [one if isinstance(one, Gap) else (one.offset, one.read()) for one in found]
+
+
+def in_parts(data, size):
+    """The same of a file that is cut into parts of `size` bytes."""
+    return [one for start in range(0, max(len(data), 1), size) for one in read_all(data, start, start + size)]
 
 
 @given(contents, levels, st.lists(st.integers(0, 3000), max_size=4))
@@ -71,9 +78,42 @@ def test_members_around_a_damaged_one_are_read(before, after, data):
         try:
             read.append(member.read())
         except DamagedMemberError:
-            lost += 1
-    assert lost == 1
+            lost += member.give_up()
+    assert lost == len(damaged)
     assert read == [LEAD + text for text in [*before, *after]]
+
+
+STRAY = b"\x1f\x8b\x08 garbage that is no member"
+
+
+@given(st.lists(st.binary(max_size=60), max_size=4), st.binary(min_size=1, max_size=90), st.data())
+def test_each_gap_is_told_once_whatever_the_size_of_the_parts(bodies, stray, data):
+    """Before all members, between two, behind the last; a gap may be longer than a part."""
+    packed = [gzip.compress(LEAD + body) for body in bodies]
+    place = data.draw(st.integers(0, len(packed)))
+    whole = b"".join([*packed[:place], STRAY + stray + b"!", *packed[place:]])
+    gap = Gap(sum(map(len, packed[:place])), len(STRAY + stray) + 1)
+    for size in (1, 7, 40, data.draw(st.integers(2, 300)), 1000):
+        found = in_parts(whole, size)
+        assert [one for one in found if isinstance(one, Gap)] == [gap]
+        assert [one[1] for one in found if not isinstance(one, Gap)] == [LEAD + body for body in bodies]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_what_holds_no_member_is_one_gap(size):
+    assert in_parts(b"", size) == [Gap(0, 0)]
+    assert in_parts(b"<html>404</html>", size) == [Gap(0, 16)]
+    assert in_parts(b"\0" * 50, size) == [Gap(0, 50)]
+    assert in_parts(gzip.compress(b"no WARC"), size) == [Gap(0, len(gzip.compress(b"no WARC")))]
+
+
+def test_zeros_at_the_end_of_a_file_are_padding_and_elsewhere_a_gap():
+    one = gzip.compress(LEAD)
+    padding = b"\0" * (_READ + 5)
+    assert in_parts(one + padding, 1 << 20) == [(0, LEAD)]
+    end = len(one + padding)
+    assert in_parts(one + padding + one, 1 << 20) == [(0, LEAD), Gap(len(one), len(padding)), (end, LEAD)]
+    assert in_parts(one + padding + b"x", 1 << 20) == [(0, LEAD), Gap(len(one), len(padding) + 1)]
 
 
 @pytest.mark.parametrize("length", [1, 12, 200])

@@ -1,6 +1,7 @@
 """WARC reading: every good record once, however the file is cut; every bad one reported."""
 
 import gzip
+import random
 
 import brotli
 import pytest
@@ -67,12 +68,79 @@ def test_a_damaged_member_costs_itself_alone(file, victim):
     assert [r.offset for r in bad] == [starts[victim]]
 
 
-@pytest.mark.parametrize("at", [0, 3, 9, 20, 100])
-def test_garbage_between_members_is_stepped_over(file, at):
+def in_parts(path, step):
+    size = path.stat().st_size
+    return [r for start in range(0, max(size, 1), step) for r in read(path, start, min(start + step, size))]
+
+
+@pytest.mark.parametrize("step", [1, 100, 1000, 1 << 20])
+@pytest.mark.parametrize("length", [1, 4, 10, 21, 29])
+def test_garbage_between_members_is_stepped_over_and_told_once(file, step, length):
     content = file.read_bytes()
-    starts = corpora.members(content)
-    file.write_bytes(content[: starts[4]] + b"\x1f\x8b\x08 garbage that is no member"[: at + 1] + content[starts[4] :])
-    assert len([r for r in read(file) if isinstance(r, Record)]) == 12
+    at = corpora.members(content)[4]
+    file.write_bytes(content[:at] + b"\x1f\x8b\x08 garbage that is no member"[:length] + content[at:])
+    found = in_parts(file, step)
+    assert [r.url for r in found if isinstance(r, Record)] == [f"http://h/{n}" for n in range(12)]
+    (damage,) = [r for r in found if isinstance(r, Damage)]
+    assert damage.offset == at
+    assert damage.error == f"{length} bytes hold no WARC record in gzip; fetch the file again"
+
+
+@pytest.mark.parametrize("step", [100, 1000, 1 << 20])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 12, 14])
+def test_a_member_that_is_not_known_as_one_is_no_silent_loss(file, at, step):
+    """A flipped byte in the magic, the flags, or where the compressed data begin."""
+    content = bytearray(file.read_bytes())
+    starts = corpora.members(bytes(content))
+    content[starts[5] + at] ^= 0xE0
+    file.write_bytes(bytes(content))
+    found = in_parts(file, step)
+    assert [r.url for r in found if isinstance(r, Record)] == [f"http://h/{n}" for n in range(12) if n != 5]
+    (damage,) = [r for r in found if isinstance(r, Damage)]
+    assert damage.offset == starts[5]
+    assert f"{starts[6] - starts[5]:,} bytes" in damage.error
+
+
+def test_a_zeroed_block_over_two_members_tells_how_much_is_lost(tmp_path):
+    path = tmp_path / "a.warc.gz"
+    pages = [(f"http://h/{n}", "200 OK", HTML, random.Random(n).randbytes(3000)) for n in range(8)]
+    content = bytearray(corpora.warc(pages))
+    starts = corpora.members(bytes(content))
+    content[4096:8192] = bytes(4096)
+    path.write_bytes(bytes(content))
+    first, damage, *others = read(path)
+    assert [r.url for r in (first, *others)] == [f"http://h/{n}" for n in (0, 3, 4, 5, 6, 7)]
+    assert damage.offset == starts[1]
+    assert damage.error.endswith(f"of the {starts[3] - starts[1]:,} bytes before the next record; fetch the file again")
+
+
+def test_what_is_lost_behind_a_damaged_record_of_one_stream_is_told_once(tmp_path):
+    """The record before the damage is itself too long: it has its entry, and the rest of the stream its own."""
+    path = tmp_path / "a.warc.gz"
+    pages = [(f"http://h/{n}", "200 OK", HTML, b"y" * (600_000 if n == 1 else 300_000)) for n in range(2)]
+    stream = bytearray(gzip.compress(corpora.warc(pages, gzip=False)))
+    stream[-6] ^= 0xFF
+    path.write_bytes(bytes(stream))
+    first, too_long, lost = read(path, max_bytes=310_000)
+    assert (first.url, too_long.url) == ("http://h/0", "http://h/1")
+    assert "longer than" in too_long.error
+    assert "incorrect data check; nothing more is read" in lost.error
+
+
+@pytest.mark.parametrize("step", [1, 100, 1 << 20])
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>403</html>", "16 bytes hold no WARC record in gzip"),
+        (corpora.warc([("http://h/", "200 OK", HTML, b"x")])[:16], "16 bytes hold no WARC record in gzip"),
+    ],
+)
+def test_a_file_that_holds_no_record_is_named(tmp_path, content, error, step):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(content)
+    (damage,) = in_parts(path, step)
+    assert (damage.offset, damage.error) == (0, f"{error}; fetch the file again")
 
 
 def test_a_payload_beyond_the_limit_is_reported_not_read(file):
