@@ -21,21 +21,24 @@ from core.report import Report, bar_chart
 from core.run import Run
 from core.stage import Stage
 from core.token_set import INDEX, TOKENIZER, TOKENS, dtype_for
-from data_engine import byte_level_bpe
+from data_engine import byte_level_bpe, text_pieces
 from data_engine.corpus import Shard, list_corpora, read_documents, text_bytes
 from data_engine.shard_map import map_tasks
 from data_engine.split import TRAIN, VALIDATION, VALIDATION_FRACTION, split_of
 from data_engine.tokenize_shard import PARTS, part_path, tokenize_shard, tokens_name
 
 _MEBIBYTE = 1 << 20
+_PIECES = ".pieces"
+"""Scratch folder of the run: plain texts as documents."""
 
 
 class TokenizeConfig(StageConfig):
     """Settings of `raymill data tokenize`."""
 
     documents: InputPath | dict[str, InputPath] = Field(
-        description="documents artifact, or Parquet files with the columns id and text; or several, as name -> path: "
-        "then the name is the source of its documents, for train.pretrain's mixture"
+        description="documents artifact, or Parquet files with the columns id and text, or a plain text (*.txt), "
+        "which is cut into documents; or several, as name -> path: then the name is the source of its documents, for "
+        "train.pretrain's mixture"
     )
     tokenizer: InputPath | None = Field(
         None, description="Hugging Face tokenizer directory to use; none trains a byte-level BPE on the train split"
@@ -60,7 +63,7 @@ class TokenizeConfig(StageConfig):
 
 def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
     """Documents in, tokens out: every document once, in the order of the shards."""
-    shards = list_corpora(config.documents)
+    shards = list_corpora(_with_texts_cut(config.documents, run))
     with run.timing("tokenizer"):
         tokenizer = _tokenizer(config, shards, run)
     vocabulary = len(tokenizer)
@@ -73,6 +76,7 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
     for leftover in run.folder(TOKENS).glob(".*.tmp"):
         leftover.unlink()
     shutil.rmtree(run.path(PARTS))
+    shutil.rmtree(run.path(_PIECES), ignore_errors=True)
     languages, sources = _grouped(index, "language"), _grouped(index, "source")
     counts = {
         "documents": index.num_rows,
@@ -94,6 +98,21 @@ def tokenize(config: TokenizeConfig, run: Run) -> Manifest:
     return run.commit(
         counts=counts, metrics=metrics, report=_report(config, counts, metrics, languages, sources, tokenizer)
     )
+
+
+def _with_texts_cut(documents: str | dict[str, str], run: Run) -> str | dict[str, str]:
+    """The same paths, but for a plain text that of its pieces, which it writes."""
+    if isinstance(documents, dict):
+        return {name: _cut(path, run, name) for name, path in documents.items()}
+    return _cut(documents, run, "text")
+
+
+def _cut(path: str, run: Run, name: str) -> str:
+    if not path.endswith(text_pieces.ENDING):
+        return path
+    target = run.path(_PIECES, f"{name}.parquet")
+    text_pieces.write_documents(path, target)
+    return str(target)
 
 
 # --- the tokenizer ------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_other_inputs_are_refused_in_one_line(tmp_path, real_data):
     with pytest.raises(UserError, match=r"truncated\.parquet: not readable as Parquet"):
         run(real_data / "crawl" / "broken" / "truncated.parquet", tmp_path / "out")
     with pytest.raises(UserError, match=r"holds no \*\.parquet"):
-        run(real_data / "text" / "tinyshakespeare.txt", tmp_path / "out")
+        run(real_data / "instructions" / "gsm8k_train.jsonl", tmp_path / "out")
 
 
 @pytest.mark.slow
