@@ -74,14 +74,18 @@ def train(directory: Path, network: Any, samples: Any, length: int, steps: int, 
     return metrics.read(directory)
 
 
-def matrix_product_flops(size: int = 2048, times: int = 6) -> float:
-    """FLOP/s of a large FP32 matrix product with all cores: the best of some, by the faster of MKL and oneDNN."""
+def matrix_product_flops(size: int = 2048, times: int = 6) -> dict[str, float]:
+    """FLOP/s of a large FP32 matrix product with all cores, the best of some, by each library that torch has for it."""
     torch.set_num_threads(2)
     a, b = torch.randn(size, size), torch.randn(size, size)
-    works = [partial(torch.mm, a, b), partial(torch.ops.mkldnn._linear_pointwise, a, b, None, "none", [], "")]
-    best = float("inf")
-    for work in works * times:
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    works = {
+        "MKL": partial(torch.mm, a, b),
+        "oneDNN": partial(torch.ops.mkldnn._linear_pointwise, a, b, None, "none", [], ""),
+    }
+    best = dict.fromkeys(works, float("inf"))
+    for _ in range(times):
+        for library, work in works.items():
+            began = time.perf_counter()
+            work()
+            best[library] = min(best[library], time.perf_counter() - began)
+    return {library: 2 * size**3 / seconds for library, seconds in best.items()}
