@@ -1,3 +1,4 @@
+import json
 import socket
 import time
 from contextlib import ExitStack
@@ -65,3 +66,84 @@ def test_an_answer_may_take_longer_than_headers_and_the_connection_goes_on(clien
 
 def test_a_body_is_not_counted_as_headers(client):
     assert client.post(COMPLETIONS, content=b"x" * 500_000, headers=BEARER).status_code == 413
+
+
+# --- trailers, and what comes after an answer -----------------------------------------------------------------------
+
+CHUNKED = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode()
+
+
+def send_until_closed(wire, piece, at_most=50_000_000):
+    """How many bytes went out before the door closed the connection."""
+    wire.settimeout(10)
+    sent = 0
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        while sent < at_most:
+            wire.sendall(piece)
+            sent += len(piece)
+    return sent
+
+
+@pytest.mark.parametrize("key", ["wrong", KEY])
+@pytest.mark.parametrize("body", [b"", b"1\r\n{\r\n"])
+@pytest.mark.parametrize("trailer", [b"X-More: " + b"y" * 1000 + b"\r\n", b"y" * 1000], ids=["many", "endless"])
+def test_trailers_without_end_close_the_connection(client, key, body, trailer):
+    with connect(client) as wire:
+        wire.sendall(CHUNKED + f"Authorization: Bearer {key}\r\n\r\n".encode() + body + b"0\r\nX: ")
+        assert send_until_closed(wire, trailer * 8) < 10_000_000
+    assert ask(client).status_code == 200
+
+
+def test_trailers_that_come_drop_by_drop_are_given_up_after_the_answer(client, monkeypatch):
+    monkeypatch.setattr(http_protocol, "_LINGER_SECONDS", 0.3)
+    with connect(client) as wire:
+        wire.sendall(CHUNKED + b"Authorization: Bearer wrong\r\n\r\n0\r\n")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 401")
+        began = time.monotonic()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while time.monotonic() - began < 10:
+                wire.sendall(b"X: y\r\n")
+                time.sleep(0.02)
+
+
+def test_trailers_are_no_headers_of_anybody(client, parrot):
+    body = json.dumps({"model": "parrot", "prompt": "hello"}).encode()
+    with connect(client) as wire:
+        wire.sendall(CHUNKED + f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n\r\n".encode())
+        wire.sendall(b"%x\r\n" % len(body) + body + b"\r\n0\r\nX-One: 1\r\nX-Two: 2\r\n\r\n")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 200")
+        assert len(parrot.bodies) == 1
+        wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 200"), "the connection goes on"
+
+
+def test_of_a_body_that_nobody_wants_only_so_much_is_read(client):
+    with connect(client) as wire:
+        wire.sendall(BEGUN.replace(KEY.encode(), b"wrong") + b"Content-Length: 1000000000\r\n\r\n")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 401")
+        assert send_until_closed(wire, b"x" * 65_536) < 20_000_000
+
+
+def test_a_body_that_nobody_wants_is_waited_for_only_so_long(client, monkeypatch):
+    monkeypatch.setattr(http_protocol, "_LINGER_SECONDS", 0.3)
+    with connect(client) as wire:
+        wire.sendall(BEGUN.replace(KEY.encode(), b"wrong") + b"Content-Length: 1000000000\r\n\r\nx")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 401")
+        assert closed(wire)
+
+
+def test_empty_lines_between_requests_do_not_hold_a_connection(client):
+    with connect(client) as wire:
+        wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 200")
+        wire.sendall(b"\r\n")
+        assert closed(wire)
+
+
+def test_a_refused_body_that_ends_soon_leaves_the_connection_whole(client):
+    with connect(client) as wire:
+        wire.sendall(BEGUN.replace(KEY.encode(), b"wrong") + b"Content-Length: 200000\r\n\r\nx")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 401")
+        wire.sendall(b"x" * 199_999 + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wire.recv(1000).startswith(b"HTTP/1.1 200")
+        assert closed(wire), "and it is not held for ever"
