@@ -130,8 +130,7 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
     )
     tokens_P2 = torch.tensor([[segment.learned for segment in unit] for unit in held_out.units])
     last = trainer.run()
-    if not scores:  # a run that was killed after its last step
-        validate()
+    measured = validate()  # the weights that are exported may not be those of the last step
     hits = {
         "preference_accuracy_before": reference_P2[:, 0] > reference_P2[:, 1],
         "preference_accuracy": scores["preference_accuracy"],
@@ -143,7 +142,7 @@ def work(config: DpoConfig, directory: Path, world: World) -> dict[str, Any]:
         tuned.save(directory)
     world.barrier()
     accuracies = {name: asdict(proportion(each.double().numpy(), groups)) for name, each in hits.items()}
-    return found | {"accuracies": accuracies}
+    return found | {"validation": measured, "accuracies": accuracies}
 
 
 def _read(config: DpoConfig, tuned: Tuned) -> dict[str, Examples]:
@@ -172,13 +171,14 @@ def dpo(config: DpoConfig, run: Run) -> Manifest:
             "%s", conversations(path, encoder, config.max_length, "skip").told(path, "conversations to replay")
         )
     result = launch(config, run, __name__)
-    last, accuracies = result["last"], result["accuracies"]
+    accuracies = result["accuracies"]
     found_metrics = {
         **{name: found["value"] for name, found in accuracies.items()},
         **{f"{name}_standard_error": found["standard_error"] for name, found in accuracies.items()},
-        "validation_loss": last["validation_loss"],
-        "validation_margin": last["validation_margin"],
-        "training_loss": last["loss"],
+        "validation_loss": result["validation"]["validation_loss"],
+        "validation_margin": result["validation"]["validation_margin"],
+        "exported_step": result["exported_step"],
+        "training_loss": result["last"]["loss"],
         "trainable_parameters": result["trainable"],
         "precision": result["precision"],
     }

@@ -133,7 +133,6 @@ def work(config: "DpoConfig", directory: Path, world: World) -> dict[str, Any]:
     train, held_out = (Answers(table, tuned, world) for table in tables.values())
     objective = Kto(config.preference)
     good_A = held_out.desirable_A > 0
-    scores: dict[str, Tensor] = {}
 
     def validate() -> dict[str, float]:
         everything = range(len(held_out.units))
@@ -141,7 +140,7 @@ def work(config: "DpoConfig", directory: Path, world: World) -> dict[str, Any]:
         log_p_A = log_probabilities(tuned.model, held_out, everything, world, trainer.precision)[:, 0]
         z0_A = torch.full_like(log_p_A, held_out.divergence(everything))
         reference_A = held_out.reference_A2[:, 0]
-        scores.update(objective.scores(log_p_A, torch.stack([reference_A, held_out.desirable_A, z0_A], 1)))
+        scores = objective.scores(log_p_A, torch.stack([reference_A, held_out.desirable_A, z0_A], 1))
         reward_A = config.preference.beta * (log_p_A - reference_A)
         found = {name: float(values.double().mean()) for name, values in scores.items()}
         if good_A.any() and not good_A.all():
@@ -165,7 +164,8 @@ def work(config: "DpoConfig", directory: Path, world: World) -> dict[str, Any]:
     train.precision = held_out.precision = trainer.precision
     train.reference_A2, held_out.reference_A2 = reference(tuned, tables["train"], tables["heldout"], trainer, world)
     last = trainer.run()
-    found = outcome(trainer, tuned.model, last, tables)
+    # The weights that are exported may not be those of the last step.
+    found = outcome(trainer, tuned.model, last, tables) | {"validation": validate()}
     if world.is_main:
         tuned.save(directory)
     world.barrier()
@@ -191,13 +191,10 @@ def announce(config: "DpoConfig", run: Run, encoder: ChatEncoder) -> None:
 
 def commit(run: Run, result: dict[str, Any]) -> Manifest:
     """The manifest and the report of a finished run."""
-    last = result["last"]
-    found = {
-        name.removeprefix("validation_"): value
-        for name, value in last.items()
-        if name.startswith("validation_") and name not in {"validation_loss", "validation_seconds"}
-    }
-    found |= {"validation_loss": last["validation_loss"], "training_loss": last["loss"]}
+    measured = result["validation"]
+    found = {name.removeprefix("validation_"): value for name, value in measured.items() if name != "validation_loss"}
+    found |= {"validation_loss": measured["validation_loss"], "exported_step": result["exported_step"]}
+    found |= {"training_loss": result["last"]["loss"]}
     found |= {"trainable_parameters": result["trainable"], "precision": result["precision"]}
     headline = (
         f"{result['examples']['heldout']:,} held-out answers: {found['reward_accuracy']:.3f} on their side of z0 "

@@ -17,6 +17,7 @@ def outcome(
     parameters, trainable = count_parameters(model)
     return {
         "last": last,
+        "exported_step": trainer.exported_step,
         "examples": {name: len(table.units) for name, table in tables.items()},
         "skipped": {name: table.skipped for name, table in tables.items()},
         "parameters": parameters,

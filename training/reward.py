@@ -101,8 +101,7 @@ def work(config: RewardTrainConfig, directory: Path, world: World) -> dict[str, 
         model.train(training)
         return world.sum_(known.to(world.device)).float().cpu()
 
-    def validate() -> dict[str, float]:
-        score_P2 = held_out_scores()
+    def figures(score_P2: torch.Tensor) -> dict[str, float]:
         hits = (score_P2[:, 0] > score_P2[:, 1]).double()
         return {
             "validation_loss": float(objective.losses(score_P2).mean()),
@@ -119,11 +118,11 @@ def work(config: RewardTrainConfig, directory: Path, world: World) -> dict[str, 
         PackedExamples(train.units, *packing),
         length=2 * config.max_length,
         steps=config.steps_for(len(train.units)),
-        evaluate=validate,
+        evaluate=lambda: figures(held_out_scores()),
         evaluate_every=config.evaluate_every,
     )
     last = trainer.run()
-    score_P2 = held_out_scores()
+    score_P2 = held_out_scores()  # of the weights that are exported
     groups = np.array([str(row.get("document_id") or number) for number, row in enumerate(held_out.rows)])
     accuracy = proportion((score_P2[:, 0] > score_P2[:, 1]).double().numpy(), groups)
     found = outcome(trainer, model, last, {"train": train, "heldout": held_out})
@@ -131,6 +130,7 @@ def work(config: RewardTrainConfig, directory: Path, world: World) -> dict[str, 
         _check(_save(model, encoder, directory), directory / FOLDER, held_out, encoder.padding)
     world.barrier()
     return found | {
+        "validation": figures(score_P2),
         "accuracy": asdict(accuracy),
         "mean": float(score_P2.mean()),
         "deviation": float(score_P2.std()),
@@ -199,12 +199,13 @@ def reward(config: RewardTrainConfig, run: Run) -> Manifest:
     for path in (config.preferences, config.heldout):
         run.log.info("%s", read_pairs(path, encoder, config).told(path, "pairs"))
     result = launch(config, run, __name__)
-    last, accuracy = result["last"], result["accuracy"]
+    accuracy = result["accuracy"]
     found = {
         "accuracy": accuracy["value"],
         "accuracy_standard_error": accuracy["standard_error"],
-        "validation_loss": last["validation_loss"],
-        "training_loss": last["loss"],
+        "validation_loss": result["validation"]["validation_loss"],
+        "exported_step": result["exported_step"],
+        "training_loss": result["last"]["loss"],
         "mean_score": result["mean"],
         "score_deviation": result["deviation"],
         "trainable_parameters": result["trainable"],

@@ -109,7 +109,6 @@ def work(config: SftConfig, directory: Path, world: World) -> dict[str, Any]:
         tuned.save(directory)
     world.barrier()
     return found | {
-        "exported_step": trainer.exported_step,
         "stopped_early": last.get("step", 0) < trainer.steps,
         "too_long": {"train": train.too_long, "heldout": held_out.too_long},
         "exact_match": {"base": before, "tuned": after, "constant": constant_guess(train.rows, asked)},

@@ -171,6 +171,24 @@ def test_preferences_are_learned_from_ln_2_on(base, preferences, tmp_path, chang
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["sigmoid", "kto"])
+def test_figures_are_those_of_the_exported_weights_also_after_a_resume(base, preferences, tmp_path, loss):
+    """The last steps make it worse; then the run is killed after its last step, before its manifest."""
+    changes = {"export": "best", "evaluate_every": 1, "steps": 4, "preference": {"loss": loss}}
+    changes |= {"method": "full", "optimizer": {"learning_rate": 0.03}, "schedule": {"warmup": 0, "decay": 0}}
+    config = dpo_config(tmp_path / "run", base, preferences, **changes)
+    found, _ = dpo.STAGE.execute(config)
+    rows = {row["step"]: row for row in metrics.read(tmp_path / "run")}
+    best = min(rows, key=lambda step: rows[step]["validation_loss"])
+    assert found.metrics["exported_step"] == best < 4
+    for ours, logged in (("validation_loss", "validation_loss"), ("reward_accuracy", "validation_reward_accuracy")):
+        assert found.metrics[ours] == pytest.approx(rows[best][logged], rel=1e-6)
+    assert rows[best]["validation_loss"] != rows[4]["validation_loss"]
+    (tmp_path / "run" / manifest.NAME).unlink()
+    assert dpo.STAGE.execute(config)[0].metrics == found.metrics
+
+
+@pytest.mark.slow
 def test_both_references_train_the_same_adapter(base, preferences, conversations, tmp_path):
     logs, replay = [], {"conversations": str(conversations / "train.parquet"), "per_pair": 2}
     for reference in ("precomputed", "adapter_off"):
