@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from core.report import Report
 _STATE = "run.json"
 _LOCK = "run.lock"
 _LOG = "run.log"
+_EARLIER = ".earlier"
 _OWN_FILES = {manifest.NAME, _STATE, _LOCK, _LOG, "report.html"}
 
 
@@ -39,14 +40,18 @@ class Run:
 
     `directory` is a local folder; everything a stage writes lies below it. `resumed` says that an earlier run with
     the same identity (configuration, input digests, schema version) was interrupted and left its shards here.
+    keeps: folders of a finished artifact that a run of another identity may go on from; see `earlier`.
     """
 
-    def __init__(self, stage: str, schema_version: int, config: StageConfig) -> None:
+    def __init__(self, stage: str, schema_version: int, config: StageConfig, keeps: Sequence[str] = ()) -> None:
         if storage.is_remote(config.output):
             raise UserError(f"output: {config.output}: a run directory must be a local or mounted folder")
         self.stage = stage
         self.schema_version = schema_version
         self.config = config
+        self.keeps = keeps
+        self.anew = False
+        """Whether to begin with an empty directory, set before it is opened."""
         self.directory = Path(config.output)
         self.inputs = [digest for path in config.input_paths() for digest in manifest.digest_input(path)]
         self.identity = self._identity()
@@ -125,24 +130,44 @@ class Run:
         return any(self.path(name).exists() for name in (_STATE, manifest.NAME, _LOCK))
 
     def _prepare(self) -> None:
-        """Keep what an interrupted run of the same identity left; clear what another one left."""
-        state = self.path(_STATE)
+        """Keep what an interrupted run of the same identity left; clear what another one left, but for `keeps`.
+
+        A kill at any moment of clearing leaves a directory without a state, which the next run clears.
+        """
+        state, done = self.path(_STATE), self.path(manifest.NAME)
         try:
             left = json.loads(state.read_text(encoding="utf-8"))["identity"] if state.exists() else None
         except (ValueError, KeyError):
             left = None
-        if left == self.identity:
-            self.resumed = not self.path(manifest.NAME).exists()
-            self.path(manifest.NAME).unlink(missing_ok=True)
+        if left == self.identity and not self.anew:
+            self.resumed = not done.exists()
+            done.unlink(missing_ok=True)
             return
+        state.unlink(missing_ok=True)
+        finished = manifest.read(self.directory) is not None
+        if finished or self.anew:  # of a run that was killed just after it was committed
+            _remove(self.path(_EARLIER))
+        if finished and self.keeps and not self.anew:
+            done.replace(self.folder(_EARLIER) / manifest.NAME)
+        done.unlink(missing_ok=True)
+        self._begin(*((_EARLIER, *self.keeps) if self.earlier() is not None else ()))
+
+    def _begin(self, *spared: str) -> None:
         for entry in self.directory.iterdir():
-            if entry.name == _LOCK:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        storage.write_atomic(state, json.dumps({"stage": self.stage, "identity": self.identity}) + "\n")
+            if entry.name not in (_LOCK, *spared):
+                _remove(entry)
+        state = {"stage": self.stage, "identity": self.identity}
+        storage.write_atomic(self.path(_STATE), json.dumps(state) + "\n")
+
+    def earlier(self) -> Manifest | None:
+        """The manifest of the finished artifact that was here, when its folders of `keeps` are still here."""
+        return manifest.read(self.path(_EARLIER))
+
+    def forget_earlier(self) -> None:
+        """Clear all that is here: what an earlier artifact left is of no use to this run."""
+        self.path(_STATE).unlink(missing_ok=True)
+        _remove(self.path(_EARLIER))
+        self._begin(_LOG)
 
     # --- during -------------------------------------------------------------------------------------------------
 
@@ -196,6 +221,7 @@ class Run:
             _say_how(report, committed)
             storage.write_atomic(self.path("report.html"), report.render())
         storage.write_atomic(self.path(manifest.NAME), committed.model_dump_json(indent=2) + "\n")
+        _remove(self.path(_EARLIER))
         return committed
 
     def _outputs(self) -> list[FileDigest]:
@@ -209,6 +235,13 @@ class Run:
                 continue
             outputs.append(FileDigest(path=str(relative), digest=storage.digest_file(str(path))))
         return outputs
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _say_how(report: Report, made: Manifest) -> None:

@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -71,8 +73,6 @@ def test_manifest_is_complete(config):
 
 
 def config_path(config):
-    from pathlib import Path
-
     return Path(config.output)
 
 
@@ -127,6 +127,85 @@ def test_killed_process_leaves_a_directory_that_resumes(config):
     with Run("test.copy", 1, config) as run:
         assert run.resumed
         assert run.path("shard-0").read_text() == "done"
+
+
+def killed_while_opening(run, operations):
+    """Open a run in a process that is killed before its file operation of that number. Returns whether it was."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    left = iter(range(operations))
+
+    def counting(operation):
+        def counted(*arguments, **options):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **options)
+
+        return counted
+
+    for owner, name in ((Path, "unlink"), (Path, "replace"), (Path, "mkdir"), (Path, "rmdir"), (os, "unlink")):
+        setattr(owner, name, counting(getattr(owner, name)))
+    try:
+        run.__enter__()
+    finally:
+        os._exit(0)
+
+
+def finished_with_parts(config, suffix):
+    """An artifact of two folders, the first of which others may go on from."""
+
+    def work(config, run):
+        for name in ("parts/a", "parts/b", "out/a", "out/b"):
+            run.folder(name.split("/")[0])
+            run.path(name).write_text(suffix)
+        return run.commit()
+
+    return Stage("test.copy", 1, Copy, work, keeps=("parts",)).execute(config.model_copy(update={"suffix": suffix}))
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_a_run_may_go_on_from_is_all_there_or_forgotten_whenever_it_is_killed(config, anew):
+    killed = operations = 0
+    while killed == operations:
+        finished_with_parts(config, "?")
+        folder = config_path(config)
+        new = Run("test.copy", 1, config.model_copy(update={"suffix": "?" if anew else "!"}), ("parts",))
+        new.anew = anew
+        killed += killed_while_opening(new, operations)
+        operations += 1
+        finished = read(folder) is not None
+        assert not finished or (folder / "out/b").exists(), "half an artifact has a manifest"
+        with Run("test.copy", 1, config.model_copy(update={"suffix": "other"}), ("parts",)) as run:
+            assert not run.resumed
+            assert not run.path("out").exists()
+            parts = sorted(path.name for path in run.path("parts").glob("*"))
+            if finished or not anew:
+                assert parts == ["a", "b"]
+                assert run.earlier().config["suffix"] == "?"
+            else:
+                assert parts == []
+                assert run.earlier() is None
+            run.path("parts/c").write_text("other") if parts else None
+        shutil.rmtree(folder)
+    assert killed > 5, "it was never killed"
+
+
+def test_an_interrupted_run_goes_on_from_the_earlier_artifact_until_it_is_finished_or_forgets_it(config):
+    finished_with_parts(config, "?")
+    for _ in range(2):
+        with Run("test.copy", 1, config, ("parts",)) as run:
+            assert run.earlier().config["suffix"] == "?"
+            assert run.path("parts/a").exists()
+    assert run.resumed
+    with run:
+        run.forget_earlier()
+        assert run.earlier() is None
+        assert sorted(path.name for path in run.directory.iterdir()) == ["run.json", "run.lock", "run.log"]
+    finished_with_parts(config, "!")
+    with Run("test.copy", 1, config, ("parts",)) as run:
+        run.commit()
+        assert run.earlier() is None
 
 
 def test_require_names_what_is_missing(tmp_path, config):

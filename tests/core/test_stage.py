@@ -48,6 +48,24 @@ def test_force_runs_again_what_is_up_to_date(tmp_path, make, ran):
     assert ran == [False, False], "a forced run of finished work is a new one, not one that was interrupted"
 
 
+def test_a_forced_run_finds_nothing_of_the_finished_one_and_goes_on_when_it_was_interrupted(tmp_path):
+    found = []
+
+    def work(config, run):
+        found.append(sorted(path.name for path in run.directory.glob("part*")))
+        run.path(f"part-{len(found)}").write_text("x")
+        if len(found) == 2:
+            raise ValueError("broken")
+        return run.commit()
+
+    stage, config = Stage("test.count", 1, Count, work), Count(output=str(tmp_path / "run"))
+    stage.execute(config)
+    with pytest.raises(ValueError, match="broken"):
+        stage.execute(config, force=True)
+    stage.execute(config, force=True)
+    assert found == [[], [], ["part-2"]]
+
+
 def test_a_stage_that_leaves_something_running_is_never_reused(tmp_path, make, ran):
     config = Once(output=str(tmp_path / "run"))
     assert [make(Once).execute(config)[1] for _ in range(2)] == [False, False]
