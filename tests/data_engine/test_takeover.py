@@ -1,5 +1,7 @@
 """New input beside old: only the new is measured, and the result is that of a build from scratch."""
 
+import json
+
 import pytest
 
 from core import config
@@ -69,6 +71,89 @@ def test_what_was_measured_otherwise_is_refused(tmp_path, files):
             build(tmp_path / "second", files[:1], reuse=str(tmp_path / "first"), **changes)
     with pytest.raises(UserError, match="not a finished artifact"):
         build(tmp_path / "third", files[:1], reuse=str(tmp_path / "nowhere"))
+
+
+def rewrite_manifest(folder, **changes):
+    told = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(told | changes))
+    return told
+
+
+def test_what_another_version_or_parser_measured_is_refused(tmp_path, files):
+    build(tmp_path / "first", files[:1])
+    told = rewrite_manifest(tmp_path / "first", schema_version=1)
+    with pytest.raises(
+        UserError, match=rf"reuse: .*first was built .* \(schema version 1, here {STAGE.version}\); use"
+    ):
+        build(tmp_path / "second", files[:1], reuse=str(tmp_path / "first"))
+    rewrite_manifest(tmp_path / "first", schema_version=STAGE.version, versions=told["versions"] | {"pypdf": "0.1"})
+    with pytest.raises(UserError, match=r"reuse: .*first was measured with pypdf 0\.1, here \d"):
+        build(tmp_path / "second", files[:1], reuse=str(tmp_path / "first"))
+    # of what it does not tell, nothing can be said
+    rewrite_manifest(tmp_path / "first", versions={})
+    reused = build(tmp_path / "second", files[:1], reuse=str(tmp_path / "first"))
+    assert reused.metrics["shards"] == {"measured": 0, "reused": 1}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_files_added_to_the_input_of_the_same_output_are_measured_alone(tmp_path, files, named, ray_session):
+    output = tmp_path / "run"
+    changes = {"reuse": str(tmp_path / "elsewhere" / ".." / "run")} if named else {}
+    (tmp_path / "elsewhere").mkdir()
+    build(output, files[:2], **changes)
+    kept = {path.name: path.stat().st_mtime_ns for path in (output / "measured").iterdir()}
+    # one goes, one comes
+    second = build(output, files[1:], **changes)
+    assert second.metrics["shards"] == {"measured": 1, "reused": 1}
+    whole = build(tmp_path / "whole", files[1:])
+    assert files_of(output) == files_of(tmp_path / "whole")
+    assert {output.path for output in second.outputs} == {output.path for output in whole.outputs}
+    assert second.counts == whole.counts
+    left = {path.name: path.stat().st_mtime_ns for path in (output / "measured").iterdir()}
+    assert len(left.items() & kept.items()) == 1
+
+
+def test_an_interrupted_build_of_the_same_output_still_has_what_was_measured(tmp_path, files, monkeypatch):
+    output = tmp_path / "run"
+    build(output, files[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr("data_engine.build.map_tasks", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(output, files[:2])
+    # with other thresholds, and as it was at first
+    for changes in ({"dedup": {"threshold": 0.9}}, {}):
+        again = build(output, files[:1], **changes)
+        assert again.metrics["shards"] == {"measured": 0, "reused": 1}
+    build(tmp_path / "whole", files[:1])
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
+def test_what_the_same_output_measured_otherwise_is_measured_anew_unless_it_was_asked_for(tmp_path, files, caplog):
+    caplog.set_level("INFO")
+    output = tmp_path / "run"
+    build(output, files[:1])
+    other = {"dedup": {"shingle": 7}}
+    with pytest.raises(UserError, match=r"reuse: .*run was measured with another dedup\.shingle; use the same"):
+        build(output, files[:1], reuse=str(output), **other)
+    back = build(output, files[:1], seed=0, dedup={"threshold": 0.9})
+    assert back.metrics["shards"] == {"measured": 0, "reused": 1}, "the refusal lost what was measured"
+    anew = build(output, files[:1], **other)
+    assert anew.metrics["shards"] == {"measured": 1, "reused": 0}
+    assert f"what was in {output} was measured with another dedup.shingle: measured anew" in caplog.messages
+    build(tmp_path / "whole", files[:1], **other)
+    assert files_of(output) == files_of(tmp_path / "whole")
+
+
+def test_a_forced_build_measures_again(tmp_path, files):
+    settings = {"output": str(tmp_path / "run"), "rules": False, "dedup": {"near": False}}
+    parsed = config.parse(STAGE.config, settings | {"sources": [{"name": "w", "paths": [str(files[0])]}]}, "test")
+    STAGE.execute(parsed)
+    (measured,) = (tmp_path / "run" / "measured").iterdir()
+    before = measured.stat().st_mtime_ns
+    manifest, reused = STAGE.execute(parsed, force=True)
+    assert not reused
+    assert manifest.metrics["shards"] == {"measured": 1, "reused": 0}
+    assert measured.stat().st_mtime_ns > before
 
 
 def test_lists_and_models_are_compared_by_what_is_in_them(tmp_path, files):
