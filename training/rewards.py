@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from numbers import Real
 from secrets import token_hex
 from typing import Any, Literal, Protocol
 
@@ -98,7 +99,7 @@ class Scorer:
         scored: list[dict[str, float]] = [{} for _ in answers]
         for config, reward in zip(self.configs, self.rewards, strict=True):
             for answer, found, value in zip(answers, scored, reward(answers), strict=True):
-                if not isinstance(value, int | float) or not math.isfinite(value):
+                if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
                     raise RaymillError(
                         f"reward {config.called} gave {value!r} for the answer {answer.text[:80]!r}; "
                         "a reward must be a finite number"
@@ -114,7 +115,7 @@ class Scorer:
         """Raises UserError when the table lacks a column that a reward asks for."""
         for config in self.configs:
             column = _column(config)
-            if column and not all(row.get(column) for row in rows):
+            if column and any(row.get(column) in (None, "") for row in rows):  # 0 is a right answer
                 raise UserError(
                     f"rewards: {config.called} reads the column {column}, which is empty or absent in the prompts; "
                     "set its column"

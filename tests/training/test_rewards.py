@@ -1,5 +1,6 @@
 """Rewards that can be checked: numbers as they are written, code that cheats, functions that are not there."""
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -13,6 +14,10 @@ def answer(text, **row):
 
 def short(text, row):
     return -len(text) / row["scale"]
+
+
+def given(text, row):
+    return row["value"]
 
 
 def nothing(text, row):
@@ -99,6 +104,26 @@ def test_a_reward_that_is_no_number_ends_the_run_with_the_answer_that_got_it():
     scorer = Scorer([RewardConfig(kind="function", function=f"{HERE}:nothing")])
     with pytest.raises(RaymillError, match=r"reward function gave nan for the answer 'hello'"):
         scorer([answer("hello")])
+
+
+def test_a_number_of_numpy_is_a_number_and_a_truth_value_is_none():
+    scorer = Scorer([RewardConfig(kind="function", function=f"{HERE}:given")])
+    assert scorer([answer("a", value=np.float32(0.5)), answer("b", value=np.int64(2))]) == [
+        {"function": 0.5},
+        {"function": 2.0},
+    ]
+    for value in (np.float32("inf"), True, np.bool_(True), "1", None):
+        with pytest.raises(RaymillError, match="must be a finite number"):
+            scorer([answer("a", value=value)])
+
+
+def test_zero_is_a_right_answer():
+    scorer = Scorer([RewardConfig(kind="exact_answer", take="all")])
+    scorer.check([{"answer": 0}, {"answer": 0.0}, {"answer": False}, {"answer": "0"}])
+    assert scorer([answer("0", answer=0)]) == [{"exact_answer": 1.0}]
+    for row in ({"answer": None}, {"answer": ""}, {}):
+        with pytest.raises(UserError, match="empty or absent"):
+            scorer.check([{"answer": 1}, row])
 
 
 def test_what_a_reward_needs_is_asked_for_before_the_run():
