@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from core.config import Config
+from training.model import bare
 from training.world import World
 
 
@@ -102,11 +103,11 @@ def build(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 
 
 def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Trainable matrices but embeddings and the output head, whose rows are tokens."""
-    by_token = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    if isinstance(model, PreTrainedModel):
-        by_token.add(id(model.get_output_embeddings().weight))
-    return [p for p in model.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in by_token]
+    """Trainable matrices but embeddings and what lies behind the last layer: output head, score, value head."""
+    base = bare(model)
+    layers = base.base_model if isinstance(base, PreTrainedModel) else base
+    embeddings = {id(module.weight) for module in layers.modules() if isinstance(module, nn.Embedding)}
+    return [p for p in layers.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in embeddings]
 
 
 class Gradients(Protocol):

@@ -1,11 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaForSequenceClassification
 
 from tests.training.fixtures import TINY
 from training import lora
 from training.model import initialize
 from training.optimizer import FlatGradient, OptimizerConfig, build, parameter_groups
+from training.policy import WithValue
 
 
 def model(tied=True):
@@ -104,6 +106,33 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
     assert names_of(made, muon) == {name for name, _ in made.named_parameters() if "_proj" in name}
     covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(covered) == sorted(id(p) for p in made.parameters()), "each parameter once"
+
+
+def with_value():
+    return WithValue(model(tied=False))
+
+
+def with_score():
+    shape = TINY.to_transformers(256)
+    shape.num_labels = 1
+    return LlamaForSequenceClassification(shape)
+
+
+@pytest.mark.parametrize("make", [with_value, with_score])
+def test_muon_leaves_heads_of_every_kind_to_adamw(make):
+    """The policy of PPO stands beside a value head, a reward model has a score and no head of the vocabulary."""
+    made = make()
+    optimizer = build(made, OptimizerConfig(method="muon"))
+    *_, muon = optimizer.param_groups
+    assert names_of(made, muon) == {name for name, _ in made.named_parameters() if "_proj" in name}
+    covered = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(covered) == sorted(id(p) for p in made.parameters()), "each parameter once"
+
+
+def test_muon_takes_the_matrices_of_an_adapter():
+    wrapped = lora.attach(model(), lora.LoraSettings(rank=2), seed=0)
+    (group,) = build(wrapped, OptimizerConfig(method="muon")).param_groups
+    assert names_of(wrapped, group) == {name for name, _ in wrapped.named_parameters() if "lora_" in name}
 
 
 def test_muon_updates_by_an_orthogonal_matrix_of_adamws_size():
