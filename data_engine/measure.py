@@ -164,7 +164,7 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
                 "language": labels,
                 "language_score": pa.array(scores, from_pandas=True),
                 "signals": signals.to_arrow(measured) if measured is not None else [None] * len(batch),
-                "licence": [record.licence or None for record, _ in batch],
+                "licence": [tidy(record.licence) or None for record, _ in batch],
             }
             writer.write(pa.table(columns, writer.schema))
             documents += len(batch)
@@ -172,7 +172,7 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
         table, signatures = sketch.joined(sketches, config.dedup)
         rows.save(folders.sketch(shard.name), table)
         rows.save(folders.signatures(shard.name), signatures)
-        lines = "".join(json.dumps(damage.entry(), ensure_ascii=False) + "\n" for damage in quarantined)
+        lines = "".join(tidy(json.dumps(damage.entry(), ensure_ascii=False)) + "\n" for damage in quarantined)
         if lines:
             folders.quarantine(shard.name).parent.mkdir(parents=True, exist_ok=True)
             storage.write_atomic(folders.quarantine(shard.name), lines)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from core import storage
-from data_engine.read_tables import ROWS, Columns
+from data_engine.read_tables import Columns
 from data_engine.records import Damage, Record, one_line
 
 _FILE_MAGIC = b"ARROW1"
@@ -49,14 +49,8 @@ def read(path: str, start: int, end: int, columns: Columns, max_bytes: int) -> I
             for number, batch in enumerate(batches):
                 if number >= end:
                     return
-                if number < start:
-                    row += batch.num_rows
-                    continue
-                batch.validate(full=True)
-                wanted = batch.select(columns.among(batch.schema.names))
-                for part in range(0, wanted.num_rows, ROWS):
-                    for values in wanted.slice(part, ROWS).to_pylist():
-                        yield columns.record(values, path, row, max_bytes)
-                        row += 1
+                if number >= start:
+                    yield from columns.records(batch, path, row, max_bytes)
+                row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         yield Damage(path, row, f"not readable as Arrow from row {row:,} on: {one_line(error)}")

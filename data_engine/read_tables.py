@@ -12,6 +12,8 @@ from data_engine.records import Damage, Record, Skips, iso_date, one_line
 
 _READ = 1 << 20
 ROWS = 1024
+_UNREADABLE = (pa.ArrowException, ValueError, OverflowError)
+"""What Arrow raises for bytes that are no UTF-8, offsets beyond a buffer, and times beyond Python's calendar."""
 
 
 class Columns:
@@ -23,6 +25,30 @@ class Columns:
     def among(self, names: list[str]) -> list[str]:
         """Those of the columns that are there."""
         return [name for name in (self.text, self.url, self.date, self.licence) if name in names]
+
+    def records(self, batch: pa.RecordBatch, file: str, first: int, max_bytes: int) -> Iterator[Record | Damage]:
+        """The rows of a batch, which begins at row `first` of the file. A value that cannot be read costs its row."""
+        batch = batch.select([place for place, name in enumerate(batch.schema.names) if self.among([name])])
+        for start in range(0, batch.num_rows, ROWS):
+            part = batch.slice(start, ROWS)
+            try:
+                rows = _values(part)
+            except _UNREADABLE:
+                for place in range(part.num_rows):
+                    yield self._alone(part.slice(place, 1), file, first + start + place, max_bytes)
+                continue
+            for offset, row in enumerate(rows, first + start):
+                yield self.record(row, file, offset, max_bytes)
+
+    def _alone(self, row: pa.RecordBatch, file: str, offset: int, max_bytes: int) -> Record | Damage:
+        """A row among which something cannot be read; when it is the date, it has none."""
+        undated = [place for place, name in enumerate(row.schema.names) if name != self.date]
+        for kept in (row, row.select(undated)):
+            try:
+                return self.record(_values(kept)[0], file, offset, max_bytes)
+            except _UNREADABLE as error:
+                said = one_line(error)
+        return Damage(file, offset, f"the row does not decode: {said}")
 
     def record(self, row: dict[str, Any], file: str, offset: int, max_bytes: int) -> Record | Damage:
         """A row as a record."""
@@ -37,6 +63,11 @@ class Columns:
         licence = row.get(self.licence)  # a list where a row has several, as in The Stack
         licence = " AND ".join(map(str, licence)) if isinstance(licence, list) else str(licence or "")
         return Record(file, offset, url, date, payload, "text", charset="utf-8", licence=licence)
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    batch.validate(full=True)
+    return batch.to_pylist()
 
 
 def parquet_row_groups(path: str) -> list[int]:
@@ -62,10 +93,9 @@ def read_parquet(path: str, start: int, end: int, columns: Columns, max_bytes: i
                 except (pa.ArrowException, OSError) as error:
                     yield Damage(path, first, f"row group {group} does not decode: {one_line(error)}")
                     continue
-                for batch in table.to_batches(ROWS):
-                    for values in batch.to_pylist():
-                        yield columns.record(values, path, first, max_bytes)
-                        first += 1
+                for batch in table.to_batches():
+                    yield from columns.records(batch, path, first, max_bytes)
+                    first += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             yield Damage(path, 0, f"not readable as Parquet: {one_line(error)}")
 
@@ -102,6 +132,8 @@ def _json_record(line: bytes, path: str, offset: int, columns: Columns, max_byte
         return Damage(path, offset, f"the line is no UTF-8: {one_line(error)}")
     except ValueError as error:
         return Damage(path, offset, f"the line is no JSON: {one_line(error)}")
+    except RecursionError:
+        return Damage(path, offset, "the line is nested too deeply")
     if not isinstance(row, dict):
         return Damage(path, offset, f"the line holds a {type(row).__name__}, not an object")
     return columns.record(row, path, offset, max_bytes)

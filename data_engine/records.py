@@ -73,12 +73,12 @@ def one_line(error: Exception) -> str:
 
 
 def iso_date(text: str | None) -> str:
-    """An HTTP or ISO 8601 date as `2026-01-02T03:04:05Z`; empty when there is none or it is not one."""
+    """An HTTP or ISO 8601 date as `2026-01-02T03:04:05Z`; empty when there is none, or none in the years 1 to 9999."""
     if not text:
         return ""
     try:
         when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text.strip())
-    except (ValueError, TypeError):
+        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
         return ""
-    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{when.replace(tzinfo=None).isoformat(timespec='seconds')}Z"  # strftime writes the year 1 as '1'

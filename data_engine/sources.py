@@ -91,7 +91,8 @@ def list_shards(sources: list[Source], digests: list[FileDigest], shard_bytes: i
         for content, shard in _cut(listing.files, shard_bytes, rows_per_shard):
             content = f"{content}\0{ignored}" if ignored else content  # noqa: PLW2901 (its counts are in its files)
             copy = 0
-            while (name := storage.digest_bytes([f"{source.name}\0{content}\0{copy}".encode()])) in shards:
+            named = f"{source.name}\0{content}".encode(errors="surrogatepass")  # a file's name may be no UTF-8
+            while (name := storage.digest_bytes([named, f"\0{copy}".encode()])) in shards:
                 copy += 1  # the same file under another name: its documents are read, and are duplicates
             shards[name] = replace(shard, name=name, source=number, ignored=ignored)
             ignored = ()

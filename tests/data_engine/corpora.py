@@ -71,6 +71,11 @@ def write_parquet(path, rows, group=50):
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
 
 
+def strings(values):
+    """Bytes as a column of strings, UTF-8 or not."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+
 def page(body, title="A page"):
     """A page with navigation and footer around paragraphs."""
     paragraphs = "".join(f"<p>{part}</p>" for part in body.split("\n"))

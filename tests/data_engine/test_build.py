@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import networkx as nx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core import config, storage
@@ -151,6 +153,42 @@ def test_a_folder_of_broken_files_gives_all_that_is_good_and_accounts_for_the_re
         "bad-lines.jsonl": 2,
     }
     assert all(entry["error"] for entry in entries)
+
+
+def test_no_single_row_ends_a_build(tmp_path):
+    """Dates beyond the calendar, nesting beyond the parser, bytes that are no UTF-8, halves of a surrogate pair."""
+    lines = [
+        '{"text": "one", "date": "0001-01-01T00:00:00"}',
+        '{"text": "two", "date": "0001-01-01T00:00:00+01:00"}',
+        "[" * 200_000,
+        '{"text": "three", "license": "\\ud800", "url": "\\ud800"}',
+        '{"url": "\\ud800"}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    pq.write_table(pa.table({"text": corpora.strings([b"four", b"\xff", b"five"])}), tmp_path / "b.parquet")
+    page = [("Content-Type", "text/plain"), ("Last-Modified", "Fri, 31 Dec 9999 23:59:59 -0100")]
+    (tmp_path / "c.warc.gz").write_bytes(corpora.warc([("http://h/", "200 OK", page, b"six")]))
+    rows, quarantined = {}, []
+    for name in ("a.jsonl", "b.parquet", "c.warc.gz"):
+        manifest, run = build(tmp_path, [tmp_path / name], rules=False, dedup={"near": False})
+        rows |= {row["text"]: row for row in corpora.read_all(run / "documents")}
+        quarantined.append(manifest.counts["quarantined"])
+    assert set(rows) == {"one", "two", "three", "four", "five", "six"}
+    assert quarantined == [2, 1, 0]
+    assert [rows[text]["date"] for text in ("one", "two", "six")] == [
+        "0001-01-01T00:00:00Z",
+        "",
+        "2026-02-03T04:05:06Z",
+    ]
+    assert (rows["three"]["licence"], rows["three"]["url"]) == ("?", "?")
+
+
+def test_a_file_whose_name_is_no_utf8_is_read_or_named(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    trees.write(folder, {"a\udce9.txt": "words", "b\udce9.txt": b"\0binary"})
+    manifest, run = build(tmp_path, [tmp_path / "caf*" / "*"], rules=False, dedup={"near": False})
+    assert [row["url"] for row in corpora.read_all(run / "documents")] == ["caf?/a?.txt"]
+    assert manifest.counts["quarantined"] == 1
 
 
 def test_licence_and_language_of_source_code_reach_the_documents(tmp_path):

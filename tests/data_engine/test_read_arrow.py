@@ -96,3 +96,28 @@ def test_rows_without_text_are_damage_of_their_own(tmp_path):
     source, shards = trees.shards_of([path])
     found = list(sources.read(shards[0], source, 1000, Skips()))
     assert [type(one) is Damage for one in found] == [False, True, False]
+
+
+@pytest.mark.parametrize("in_stream_format", [True, False])
+def test_a_row_that_is_no_utf8_costs_itself_whatever_the_cut(tmp_path, in_stream_format):
+    path = tmp_path / "a.arrow"
+    batches = [corpora.strings([b"a", b"b", b"c"]), corpora.strings([b"d", b"\xff\xfe", b"f"]), corpora.strings([b"g"])]
+    table = pa.Table.from_batches([pa.record_batch([column], ["text"]) for column in batches])
+    with (pa.ipc.new_stream if in_stream_format else pa.ipc.new_file)(path, table.schema) as writer:
+        writer.write_table(table)
+    for rows in (1, 4, 100):
+        source, shards = trees.shards_of([path], rows=rows)
+        found = [one for shard in shards for one in sources.read(shard, source, 1000, Skips())]
+        assert [getattr(one, "payload", None) for one in found] == [b"a", b"b", b"c", b"d", None, b"f", b"g"]
+        assert [one.offset for one in found] == list(range(7))
+
+
+def test_offsets_beyond_their_buffer_cost_their_rows(tmp_path):
+    """Arrow itself reads what lies in memory there."""
+    offsets = pa.array([0, 1, 1 << 30, 3], pa.int32()).buffers()[1]
+    column = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"abc")])
+    with pa.ipc.new_stream(tmp_path / "a.arrow", pa.schema([("text", pa.string())])) as writer:
+        writer.write_batch(pa.record_batch([column], ["text"]))
+    source, shards = trees.shards_of([tmp_path / "a.arrow"])
+    found = list(sources.read(shards[0], source, 1000, Skips()))
+    assert [type(one) is Damage for one in found] == [False, True, True]

@@ -5,6 +5,7 @@ import gzip
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.errors import UserError
@@ -53,6 +54,29 @@ def test_bad_lines_are_reported_with_their_place(tmp_path):
     assert "no text" in found[2].error
     assert "no UTF-8" in found[3].error
     assert "longer than" in found[-1].error
+
+
+def test_a_line_nested_beyond_every_limit_costs_itself(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n' + "[" * 200_000 + '\n{"text": "b"}\n')
+    first, damage, last = jsonl(path)
+    assert (first.payload, last.payload) == (b"a", b"b")
+    assert damage.error == "the line is nested too deeply"
+
+
+def test_values_that_cannot_be_read_cost_their_row_and_a_date_its_date(tmp_path):
+    far = pa.array([0, 400_000_000_000_000_000, 0, 0], pa.timestamp("us"))
+    rows = {"text": corpora.strings([b"a", b"b", b"\xff\xfe", b"d"]), "url": ["1", "2", "3", "4"], "date": far}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    found = list(read_tables.read_parquet(str(tmp_path / "a.parquet"), 0, 1, COLUMNS, 10_000))
+    assert [type(one) is Record for one in found] == [True, True, False, True]
+    assert [one.date for one in found if isinstance(one, Record)] == [
+        "1970-01-01T00:00:00Z",
+        "",
+        "1970-01-01T00:00:00Z",
+    ]
+    assert found[2].offset == 2
+    assert "does not decode" in found[2].error
 
 
 @pytest.mark.parametrize("ending", ["gz", "bz2", "zst"])
