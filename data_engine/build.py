@@ -23,6 +23,7 @@ from data_engine import (
     language,
     near_duplicates,
     repeated_text,
+    rows,
     url_filter,
 )
 from data_engine.balance import Balance, collect
@@ -36,6 +37,7 @@ from data_engine.measure import Folders, MeasureConfig, measure_shard
 from data_engine.minhash import DedupConfig
 from data_engine.pii import PiiConfig
 from data_engine.policies import Policies
+from data_engine.remaining import rejected_since
 from data_engine.repeated_text import RepeatedTextConfig, Repeats
 from data_engine.shard_map import Task, map_tasks
 from data_engine.sources import Shard, Source, list_shards
@@ -124,6 +126,8 @@ def build(config: BuildConfig, run: Run) -> Manifest:
 
     tasks = [_task(shards, n) for n in range(len(shards)) if not folders.documents(shards[n].name).exists()]
     map_tasks(run, "written", tasks, partial(_write, config, removals, earlier, repeats, folders), counted="documents")
+    if config.dedup.index:
+        _write_index(run, names, removals, config.dedup, folders)
 
     drop_others(shards, folders)
     balance = collect(shards, folders)
@@ -209,7 +213,7 @@ def _is_decided(shard: Shard, folders: Folders) -> bool:
 def _remove_copies(
     run: Run, names: list[str], earlier: Earlier, config: BuildConfig, folders: Folders
 ) -> tuple[list[Path], dict[str, int]]:
-    """The files of removals, and what was counted. Writes the index, if one is wanted."""
+    """The files of removals, and what was counted."""
     own = [Holding(folders.sketch(name), folders.measured(name)) for name in names]
     corpus = near_duplicates.Corpus(names, Holdings(own, earlier.holdings), earlier, config.dedup, folders)
     exact = near = near_duplicates.Removals([], {})
@@ -217,10 +221,23 @@ def _remove_copies(
         exact = near_duplicates.remove_exact(run, corpus)
     if config.dedup.near:
         near = near_duplicates.remove_near(run, corpus, exact)
-    files = [*exact.files, *near.files]
-    if config.dedup.index:
-        dedup_index.write(run, own, corpus.files("staying"), corpus.files("bands"), files, config.dedup, folders)
-    return files, exact.counts | near.counts
+    return [*exact.files, *near.files], exact.counts | near.counts
+
+
+def _write_index(run: Run, names: list[str], removals: list[Path], dedup: DedupConfig, folders: Folders) -> None:
+    """The index of the documents that are written: what came after the removal of copies may have rejected some."""
+    late = [folders.scratch("rejected_since", name) for name in names]
+    tasks = [{"number": n, "name": name} for n, name in enumerate(names) if not late[n].exists()]
+    map_tasks(run, "rejected since", tasks, partial(_rejected_since, removals, folders))
+    holdings = [Holding(folders.sketch(name), folders.measured(name)) for name in names]
+    texts, bands = ([folders.scratch(step, name) for name in names] for step in ("staying", "bands"))
+    dedup_index.write(run, holdings, texts, bands, [*removals, *late], dedup, folders)
+
+
+def _rejected_since(removals: list[Path], folders: Folders, task: Task) -> dict[str, Any]:
+    refs = rejected_since(task["name"], task["number"], removals, folders)
+    rows.save(folders.scratch("rejected_since", task["name"]), refs.view([("ref", "<u8")]))
+    return {}
 
 
 def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
@@ -237,4 +254,4 @@ def _refuse_nothing(config: BuildConfig, balance: Balance) -> None:
         )
 
 
-STAGE = Stage(name=STAGE_NAME, version=5, config=BuildConfig, run=build, keeps=KEEPS)
+STAGE = Stage(name=STAGE_NAME, version=6, config=BuildConfig, run=build, keeps=KEEPS)

@@ -81,6 +81,8 @@ def _sketch_file(config: IndexConfig, folders: Folders, task: Task) -> dict[str,
     rows.save(folders.sketch(file.stem), table)
     wanted_hi, wanted_lo = rows.halves([bytes.fromhex(identity) for identity in wanted.to_pylist()])
     held = np.isin(table["id_hi"], wanted_hi) & np.isin(table["id_lo"], wanted_lo)
+    _, first = np.unique(table[["id_hi", "id_lo"]], return_index=True)
+    held &= np.isin(np.arange(table.size), first)  # of the same row twice, the first is the document
     staying = table[held]
     rows.save(folders.scratch("staying", file.stem), staying[np.argsort(staying["text_hi"], kind="stable")])
     filled = held & (table["shingles"] > 0)
@@ -88,4 +90,4 @@ def _sketch_file(config: IndexConfig, folders: Folders, task: Task) -> dict[str,
     return {"documents": int(held.sum())}
 
 
-STAGE = Stage(name="data.index", version=2, config=IndexConfig, run=index)
+STAGE = Stage(name="data.index", version=3, config=IndexConfig, run=index)

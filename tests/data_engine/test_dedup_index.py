@@ -89,17 +89,45 @@ def test_survivors_of_a_second_crawl_equal_brute_force_and_removals_name_their_m
     assert manifest.metrics["dedup"]["exact_of_earlier"] > 0
 
 
+def index_rows(run):
+    """What an index says of documents, by kind of file."""
+    return [
+        [pq.read_table(file).drop_columns("ref").to_pydict() for file in sorted((run / "index").glob(f"{kind}-*"))]
+        for kind in ("texts", "bands")
+    ]
+
+
+def test_only_what_is_kept_at_the_end_is_in_the_index(tmp_path):
+    rng = random.Random(8)
+    question, menu = corpora.document(rng, 30), corpora.document(rng, 40)
+    clean = corpora.document(rng, 300)
+    leaked, boilerplate = f"{clean} {question}", f"{menu}\none or two words more\n"
+    rows = corpora.rows_of([leaked, *(corpora.document(rng, 80) + f"\n{menu}" for _ in range(4)), boilerplate])
+    rows += rows[2:4]  # the same rows once more: the same ids
+    corpora.write_jsonl(tmp_path / "items.jsonl", [{"question": question, "answer": ""}])
+    benchmark = {
+        "name": "gsm8k",
+        "question": ["question"],
+        "answers": ["answer"],
+        "path": str(tmp_path / "items.jsonl"),
+    }
+    late = {"decontaminate": {"benchmarks": [benchmark]}, "repeated_text": {"lines": {"enabled": True, "keep": "none"}}}
+    late["repeated_text"] |= {"min_words": 10}
+    manifest, first = build(tmp_path / "a", rows, dedup=EXACT_LSH | {"index": True}, **late)
+    assert manifest.counts["rejected"] == {"decontaminate:gsm8k": 1, "dedup:exact": 2, "repeated_text:too_short": 1}
+    index_of(first, tmp_path / "index")
+    assert index_rows(first) == index_rows(tmp_path / "index")
+    for place in (first, tmp_path / "index"):
+        new = [{"text": clean, "url": "https://else.example/", "date": ""}]
+        manifest, _ = build(tmp_path / f"b-{place.name}", new, dedup=EXACT_LSH | {"against": [str(place)]})
+        assert manifest.counts["kept"] == 1, "removed in favour of a document that nobody has"
+
+
 def test_an_index_made_afterwards_removes_the_same_and_two_indexes_are_two_artifacts(tmp_path, crawls):
     first, rows, _ = crawls
     counted = index_of(first, tmp_path / "index")
     assert counted.counts["documents"] == len(kept_of(first))
-    for kind in ("texts", "bands"):
-        one, other = (
-            [pq.read_table(f) for f in sorted((d / "index").glob(f"{kind}-*"))] for d in (first, tmp_path / "index")
-        )
-        assert [table.drop_columns("ref").to_pydict() for table in one] == [
-            table.drop_columns("ref").to_pydict() for table in other
-        ]
+    assert index_rows(first) == index_rows(tmp_path / "index")
     _, built = build(tmp_path / "a", rows, dedup=EXACT_LSH | {"against": [str(first)]})
     _, made = build(tmp_path / "b", rows, dedup=EXACT_LSH | {"against": [str(tmp_path / "index")]})
     assert kept_of(built) == kept_of(made)
