@@ -214,9 +214,10 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
     found["headline"] = [
         f"{result['parameters']:,} parameters, {last['tokens']:,} tokens ({epochs:.2f} epochs), {result['precision']}, "
         f"{found['tokens_per_second']:,.0f} tokens/s",
-        f"validation loss {exported['validation_loss']:.4f} nats per token "
-        f"({exported['validation_bits_per_byte']:.4f} bits per byte); unigram entropy of the same split {entropy:.4f}",
-        f"training loss of the last step {last['loss']:.6f}",
+        f"validation loss {_rounded(exported['validation_loss'], 4)} nats per token "
+        f"({_rounded(exported['validation_bits_per_byte'], 4)} bits per byte); unigram entropy of the same split "
+        f"{entropy:.4f}",
+        f"training loss of the last step {_rounded(last['loss'], 6)}",
     ]
     if accounts:
         found["validation_by_source"] = result["by_source"]
@@ -232,6 +233,11 @@ def pretrain(config: PretrainConfig, run: Run) -> Manifest:
         counts["mixture"] = {account.source: _without_name(account) for account in accounts}
         mixture_section(report, [asdict(account) for account in accounts], result["by_source"])
     return run.commit(counts=counts, metrics=found, report=report)
+
+
+def _rounded(loss: float | None, digits: int) -> str:
+    """As the log has it: null where it was not finite."""
+    return "not finite" if loss is None else f"{loss:.{digits}f}"
 
 
 def _without_name(account: Account) -> dict[str, Any]:
