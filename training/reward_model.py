@@ -21,6 +21,7 @@ from training.model import bare
 from training.objectives import Sums
 from training.precision import Precision
 from training.rewards import Answer
+from training.rope import context
 
 _BATCH = 64
 HERE = 0
@@ -114,7 +115,7 @@ class RewardModel:
         self.encoder = ChatEncoder(checkpoint.load_tokenizer(path))
         self.model: Any = load(path, self.encoder.padding, device=device)
         self.padding = int(self.model.config.pad_token_id)
-        self.context = int(getattr(self.model.config, "max_position_embeddings", 0) or 1 << 30)
+        self.context = context(self.model.config) or 1 << 30
 
     def rendered(self, answer: Answer) -> np.ndarray:
         """Token ids of the whole conversation, (tokens,)."""

@@ -17,6 +17,7 @@ from training import export, lora, precision
 from training.chat import ChatEncoder
 from training.lora import LoraSettings
 from training.model import bare
+from training.rope import context
 from training.trainer import TrainConfig
 from training.world import World
 
@@ -94,7 +95,7 @@ def check(config: TuneConfig) -> ChatEncoder:
             f"{config.checkpoint}: its tokenizer has {len(encoder.tokenizer)} tokens, its model "
             f"{content.get('vocab_size')}; they belong to different checkpoints"
         )
-    longest = content.get("max_position_embeddings")
+    longest = context(checkpoint.load_config(config.checkpoint))
     if longest is not None and config.max_length > longest:
         raise UserError(f"max_length: {config.max_length} is longer than the model's context of {longest}")
     return encoder

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
+from transformers import GPT2Config
 
 from core import checkpoint, manifest
 from core.errors import RaymillError, UserError
@@ -18,6 +20,9 @@ from data_engine import byte_level_bpe
 from tests.training import fixtures
 from training import dpo, metrics, pretrain, sft
 from training.export import probe_logits
+from training.objectives import NextToken
+from training.rope import RopeScaling
+from training.tuning import check
 
 SMALL = {"batch_size": 8, "micro_batch": 4, "workers": 0, "threads": 1, "precision": "fp32"}
 
@@ -168,6 +173,25 @@ def test_preferences_are_learned_from_ln_2_on(base, preferences, tmp_path, chang
     assert sum(row["loss"] for row in last) / len(last) < math.log(2)
     assert sum(row["margin"] for row in last) > 0
     assert found.counts["examples"] == {"train": 48, "heldout": 16}
+
+
+@pytest.mark.slow
+def test_losses_that_are_not_finite_at_the_end_are_said_and_lose_no_run(tokens, tmp_path, monkeypatch):
+    """The last step is skipped, which max_skipped allows; the held-out loss is no number either."""
+    plain = NextToken.__call__
+    calls = []
+
+    def spoiled(self, model, batch, precision):
+        calls.append(batch)
+        found = plain(self, model, batch, precision)
+        return replace(found, loss=found.loss * math.nan) if len(calls) > 2 else found
+
+    monkeypatch.setattr(NextToken, "__call__", spoiled)
+    found, _ = pretrain.STAGE.execute(pretrain_config(tmp_path / "run", tokens, steps=2))
+    assert found.counts["skipped_steps"] == 1
+    assert found.metrics["training_loss"] is found.metrics["validation_loss"] is None
+    assert "training loss of the last step not finite" in found.metrics["headline"]
+    assert any(line.startswith("validation loss not finite nats") for line in found.metrics["headline"])
 
 
 @pytest.mark.slow
@@ -368,6 +392,19 @@ def test_what_is_no_token_artifact_is_refused(base, tokens, tmp_path, run):
 
 def test_sequences_longer_than_the_model_are_refused(tokens, run):
     refused(pretrain.STAGE, pretrain_config(run, tokens, sequence_length=129), "sequence_length: 129 is longer")
+
+
+def test_the_context_is_that_of_the_model_however_its_configuration_spells_it(base, conversations, tmp_path):
+    """Dynamic scaling keeps the number it was trained with; GPT-2 calls it n_positions."""
+    stretched, gpt2 = (shutil.copytree(base, tmp_path / name) for name in ("stretched", "gpt2"))
+    shape = checkpoint.load_config(base)
+    RopeScaling(type="dynamic", factor=2).apply(shape, "here")
+    shape.save_pretrained(stretched)
+    GPT2Config(vocab_size=fixtures.VOCABULARY, n_positions=64).save_pretrained(gpt2)
+    check(sft_config(tmp_path / "run", stretched, conversations, max_length=256))
+    for start, longest in ((stretched, 256), (gpt2, 64)):
+        with pytest.raises(UserError, match=f"longer than the model's context of {longest}"):
+            check(sft_config(tmp_path / "run", start, conversations, max_length=longest + 1))
 
 
 @pytest.mark.slow
