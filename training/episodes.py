@@ -107,6 +107,8 @@ class PolicyConfig(TuneConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "PolicyConfig":
+        if self.export == "best":
+            raise ValueError("export: best goes by held-out loss, and a policy that learns from rewards has none")
         if self.rollout.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves no room for a prompt in max_length "

@@ -131,6 +131,7 @@ def test_workers_of_ray_train_learn_from_answers_of_vllm(ray_session, prompts, t
         ({"max_length": 6}, "leaves no room for a prompt"),
         ({"loss": {"clip_low": 0.3, "clip_high": 0.2}}, "below clip_low"),
         ({"rewards": []}, "at least 1 item"),
+        ({"export": "best"}, "export: best goes by held-out loss"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(base, prompts, tmp_path, changes, message):
