@@ -209,6 +209,9 @@ def _model_deployment(model: ServedModel) -> Any:
             request_router_class="serving.prefix_router.PrefixRouter",  # type: ignore[arg-type]  # it takes a path
             request_router_kwargs={"imbalanced_threshold": config.max_num_seqs},
         )
+    claimed: dict[str, float] = {"CPU": replicas.cpus}
+    if config.gpus:
+        claimed["GPU"] = config.gpus
     deployment: Any = serve.deployment(ModelReplica)
     return deployment.options(
         name=model.deployment,
@@ -216,9 +219,10 @@ def _model_deployment(model: ServedModel) -> Any:
         user_config={"adapters": {name: list(found) for name, found in model.adapters.items()}},
         ray_actor_options={
             "num_cpus": replicas.cpus,
+            "num_gpus": config.gpus,
             "runtime_env": {"env_vars": config.engine.environment()},
         },
-        placement_group_bundles=[{"CPU": replicas.cpus}],
+        placement_group_bundles=[claimed],
         max_ongoing_requests=_MANY,
         max_constructor_retry_count=1,
         max_surge_percent=100,

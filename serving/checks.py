@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from core import checkpoint as checkpoints
 from core import storage
 from core.errors import UserError
-from serving import fetch, preflight
+from serving import device, fetch, preflight
 from serving.catalogue import Listing
 from serving.endpoint import Endpoint, ServedModel
 from serving.engine import Adapter, EngineSettings, ModelConfig
-from serving.hardware import Hardware, detect
+from serving.hardware import Hardware
 
 
 def served(model: ModelConfig, hardware: Hardware | None = None) -> ServedModel:
@@ -26,7 +26,8 @@ def served(model: ModelConfig, hardware: Hardware | None = None) -> ServedModel:
     """
     if model.checkpoint is None:
         raise UserError(f"{model.model_id}: checkpoint is missing; it says which model is served")
-    hardware, model = hardware or detect(), _absolute(model)
+    hardware = hardware or device.of_engines(model.device)
+    model = _absolute(model.model_copy(update={"device": "cpu" if hardware.gpu is None else "gpu"}))
     assert model.checkpoint is not None
     path = fetch.local(model.checkpoint)
     content = checkpoints.check(path)
@@ -105,6 +106,8 @@ def _check_features(model: ModelConfig, content: Mapping[str, Any], hardware: Ha
     for feature, asked in wanted.items():
         if asked:
             preflight.require_feature(feature, content, hardware)
+    if hardware.gpu is None and model.tensor_parallel_size > 1:
+        raise UserError(f"tensor_parallel_size: engines run on {hardware.name} here; only GPUs share an engine")
     if model.task == "embed" and model.speculative.method != "none":
         raise UserError(f"{model.model_id}: an embedding model writes no tokens; leave speculative out")
 

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from core.config import RUNTIME, Config, InputPath
+from serving.hardware import Device, detect
 
 _GIB = 1 << 30
+_CPU_CACHE_GIB = 0.5
 _DEFAULT_SLOTS = 4
 WATCHER = "serving.drafting.DraftWatcher"
 
@@ -78,8 +80,19 @@ class RopeStretch(Config):
 class EngineSettings(Config):
     """What one vLLM engine is started with."""
 
+    device: Device = Field(
+        "auto", description="what it runs on; auto: a GPU where the cluster has one and the installed vLLM uses it"
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs of one machine that share each engine; on a CPU there is nothing to share"
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory for weights, activations, keys and values"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of activations and unquantized weights; auto: bfloat16 where the CPU has units for it"
+        "auto",
+        description="of activations and unquantized weights; auto: bfloat16 where the hardware has units for it, else "
+        "float32 on a CPU and float16 on a GPU",
     )
     task: Literal["generate", "embed"] = Field("generate", description="what the model is for: text, or embeddings")
     max_model_len: int | None = Field(
@@ -87,7 +100,11 @@ class EngineSettings(Config):
     )
     rope_scaling: RopeStretch | None = Field(None, description="a longer context than the checkpoint's own")
     max_num_seqs: int = Field(8, ge=1, description="requests that the engine works on together")
-    kv_cache_gib: float = Field(0.5, gt=0, description="memory for keys and values, GiB")
+    kv_cache_gib: float | None = Field(
+        None,
+        gt=0,
+        description="memory for keys and values, GiB; None: 0.5 on a CPU, what gpu_memory_utilization leaves on a GPU",
+    )
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         "auto", description="of keys and values; auto: as the activations; fp8: half of bfloat16, AVX-512 on a CPU"
     )
@@ -95,8 +112,10 @@ class EngineSettings(Config):
         None, gt=0, description="host memory for keys and values that leave a GPU, GiB; None: they are forgotten"
     )
     prefix_caching: bool = Field(True, description="keep keys and values of prompts, for prompts that begin the same")
-    compile: bool = Field(
-        False, description="torch.compile the model: about 45 s more to start on 2 cores, then faster steps"
+    compile: bool | None = Field(
+        None,
+        description="torch.compile the model: about 45 s more to start on 2 cores, then faster steps; None: on a GPU "
+        "alone, with CUDA graphs",
     )
     speculative: Speculative = Field(default_factory=Speculative, description="speculative decoding")
     adapter_slots: int = Field(
@@ -108,17 +127,38 @@ class EngineSettings(Config):
     )
     threads: Annotated[int | None, RUNTIME] = Field(None, ge=1, description="OpenMP threads; None: every core")
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engine runs on a GPU; `checks.served` puts the answer in the place of `auto`."""
+        if self.device != "auto":
+            return self.device == "gpu"
+        return detect().gpu is not None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one engine claims of Ray."""
+        return self.tensor_parallel_size if self.on_gpu else 0
+
+    @property
+    def _compiles(self) -> bool:
+        return self.on_gpu if self.compile is None else self.compile
+
     def arguments(self, seed: int, content: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments of vLLM's engine for a checkpoint whose `config.json` is `content`."""
         arguments: dict[str, Any] = {
-            "dtype": resolve_dtype(self.dtype),
+            "dtype": resolve_dtype(self.dtype, self.device),
             "max_num_seqs": self.max_num_seqs,
-            "kv_cache_memory_bytes": int(self.kv_cache_gib * _GIB),
             "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,
-            "enforce_eager": not self.compile,
+            "enforce_eager": not self._compiles,
             "seed": seed,
         }
+        if self.on_gpu:
+            arguments["tensor_parallel_size"] = self.tensor_parallel_size
+            arguments["gpu_memory_utilization"] = self.gpu_memory_utilization
+        cache = self.kv_cache_gib if self.kv_cache_gib is not None or self.on_gpu else _CPU_CACHE_GIB
+        if cache is not None:
+            arguments["kv_cache_memory_bytes"] = int(cache * _GIB)
         if self.max_model_len is not None:
             arguments["max_model_len"] = self.max_model_len
         if self.rope_scaling is not None:
@@ -141,14 +181,11 @@ class EngineSettings(Config):
         return arguments
 
     def environment(self) -> dict[str, str]:
-        """Environment of the replica and of the engine process that it starts.
+        """Environment of the replica and of the engine process that it starts. Nothing may be looked up on the network.
 
-        Thread binding is off: vLLM would reserve one core for its scheduler, half of a machine with two. Nothing may
-        be looked up on the network.
+        On a CPU thread binding is off: vLLM would reserve one core for its scheduler, half of a machine with two.
         """
         variables = {
-            "OMP_NUM_THREADS": str(self.threads or os.cpu_count() or 1),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "DO_NOT_TRACK": "1",
@@ -156,7 +193,11 @@ class EngineSettings(Config):
             "TOKENIZERS_PARALLELISM": "false",
             "PROMETHEUS_DISABLE_CREATED_SERIES": "true",
         }
-        if not self.compile:
+        if self.threads is not None or not self.on_gpu:
+            variables["OMP_NUM_THREADS"] = str(self.threads or os.cpu_count() or 1)
+        if not self.on_gpu:
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if not self._compiles:
             # A few helpers of vLLM compile themselves all the same: the first request for log-probabilities then holds
             # every other request up for 25 s on 2 cores.
             variables["TORCHDYNAMO_DISABLE"] = "1"
@@ -219,10 +260,12 @@ class ModelConfig(EngineSettings):
         return EngineSettings.model_validate(chosen)
 
 
-def resolve_dtype(dtype: str) -> str:
-    """`auto` by the hardware: without BF16 units a CPU multiplies bfloat16 several times slower than float32."""
+def resolve_dtype(dtype: str, device: Device = "auto") -> str:
+    """`auto` by the hardware: without BF16 units a CPU multiplies bfloat16 several times slower than float32.
+
+    For `gpu` this machine must have one.
+    """
     if dtype != "auto":
         return dtype
-    from serving.hardware import detect
-
-    return "bfloat16" if detect().bf16 else "float32"
+    found = detect(device)
+    return "bfloat16" if found.bf16 else "float32" if found.gpu is None else "float16"

@@ -15,9 +15,12 @@ from typing import Any
 _IMPORTS = "serving.engine_imports"
 
 
-def prepare() -> None:
-    """Start the process that engines are forked from; called before the replica imports vLLM."""
-    forkserver.set_forkserver_preload([_IMPORTS])
+def prepare(on_gpu: bool) -> None:
+    """Start the process that engines are forked from; called before the replica imports vLLM.
+
+    For a GPU it imports nothing before: what it imports, and how it changes vLLM's embedding tables, is for CPUs.
+    """
+    forkserver.set_forkserver_preload([] if on_gpu else [_IMPORTS])
     forkserver.ensure_running()
 
 

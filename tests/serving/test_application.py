@@ -124,6 +124,19 @@ def test_replicas_are_fixed_or_scale_within_their_limits():
     assert scaled._deployment_config.max_surge_percent == 100
 
 
+def test_an_engine_claims_the_gpus_that_it_runs_on():
+    (found,) = (one for name, one in deployments(endpoint([model(device="cpu")])).items() if name != "door")
+    options = found._replica_config
+    assert options.ray_actor_options.get("num_gpus", 0) == 0
+    assert options.placement_group_bundles == [{"CPU": 0.2}]
+    asked = endpoint([model(device="gpu", tensor_parallel_size=2)])
+    options = deployments(asked)["model-m"]._replica_config
+    assert options.ray_actor_options["num_gpus"] == 2
+    assert options.placement_group_bundles == [{"CPU": 0.2, "GPU": 2}]
+    environment = options.ray_actor_options["runtime_env"]["env_vars"]
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in environment
+
+
 def test_the_listing_is_one_the_door_takes():
     from serving.catalogue import Listing
 

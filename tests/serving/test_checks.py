@@ -50,6 +50,16 @@ def edited(folder, target, **changes):
     return target
 
 
+def test_the_engine_will_run_on_what_it_was_judged_for(base):
+    hopper = Hardware(bf16=True, gpu=9.0)
+    on_cpu, on_gpu = (checks.served(model(base, tensor_parallel_size=1), found) for found in (AVX2, hopper))
+    assert (on_cpu.config.engine.device, on_gpu.config.engine.device) == ("cpu", "gpu")
+    assert on_cpu.version != on_gpu.version
+    assert checks.served(model(base, kv_offload_gib=1), hopper).config.gpus == 1
+    refused(model(base, kv_offload_gib=1), "KV offload to host memory does not work here")
+    refused(model(base, tensor_parallel_size=2), "tensor_parallel_size: .* only GPUs share an engine")
+
+
 def test_another_engine_is_needed_when_what_it_starts_with_changes_and_not_otherwise(base, adapter, tmp_path):
     version = checks.served(model(base), AVX2).version
     assert checks.served(model(base, aliases=["a"], replicas=Replicas(max=3)), AVX2).version == version

@@ -13,7 +13,7 @@ import os, sys, time
 from serving import engine_process
 from tests.serving import forked
 engine_process._IMPORTS = "tests.serving.forked"
-engine_process.prepare()
+engine_process.prepare(on_gpu=False)
 os.environ["SET_LATE"] = "yes"
 engine_process._Forked().Process(target=forked.report, name="engine", kwargs={"path": sys.argv[1]}).start()
 time.sleep(60)
