@@ -27,9 +27,9 @@ class EarlyStopping:
         """patience: evaluations without a lower held-out loss after which training ends."""
         self.patience = patience
         self.losses: dict[int, float] = {
-            row["step"]: row["validation_loss"]
+            row["step"]: math.inf if row["validation_loss"] is None else row["validation_loss"]
             for row in metrics.read(directory)
-            if row.get("validation_loss") is not None
+            if "validation_seconds" in row  # a loss that was not finite is null there
         }
 
     def best(self, step: int) -> int:

@@ -69,17 +69,23 @@ def test_without_enough_worse_evaluations_it_trains_to_the_end(start, tmp_path):
     assert torch.equal(runs.weights(network), seen[8])
 
 
-def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path):
-    stopping = EarlyStopping(2, tmp_path)
-    for step, loss in enumerate([2.0, float("nan"), float("inf")], 1):
-        stopping.saw(step, loss)
-    assert stopping.best(3) == 1
-    assert stopping.stops(3)
-    assert not stopping.stops(2)
+def test_a_loss_that_is_not_finite_is_never_the_best_and_counts_also_after_a_resume(tmp_path):
+    stopping, log = EarlyStopping(2, tmp_path), metrics.MetricsLog(tmp_path, 0)
+    for step, loss in enumerate([2.0, float("nan"), None, float("inf")], 1):
+        if loss is not None:
+            stopping.saw(step, loss)
+        evaluated = {} if loss is None else {"validation_seconds": 0.1}
+        log.write({"step": step, "validation_loss": loss} | evaluated)
+    log.close()
+    for each in (stopping, EarlyStopping(2, tmp_path)):
+        assert each.best(4) == 1
+        assert each.stops(4)
+        assert not each.stops(3)
 
 
 def test_evaluations_after_the_step_of_a_resume_do_not_count(tmp_path):
-    rows = [{"step": step, "validation_loss": loss} for step, loss in enumerate([3.0, 2.0, 2.5, 2.6], 1)]
+    evaluated = {"validation_seconds": 0.1}
+    rows = [{"step": n, "validation_loss": loss} | evaluated for n, loss in enumerate([3.0, 2.0, 2.5, 2.6], 1)]
     (tmp_path / metrics.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     stopping = EarlyStopping(2, tmp_path)
     assert stopping.stops(4)
