@@ -8,6 +8,7 @@ from serving.protocol import Body, Json, ModelRequest, Sampling
 
 _MAX_TOOLS = 128
 _MAX_MESSAGES = 2048
+_MAX_PARTS = 2048  # of one message
 
 
 class TextPart(Body):
@@ -36,7 +37,7 @@ class Message(Body):
     """One turn of a conversation. Clients send an answer back as it came: fields without a value are taken."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=_MAX_PARTS)] | None = None
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=_MAX_TOOLS)] | None = None
     tool_call_id: str | None = Field(None, description="of a tool's answer: the call that it answers")

@@ -1,5 +1,8 @@
-"""uvicorn's HTTP protocol with an end to everything that a stranger may begin: uvicorn itself waits for headers, for the
-rest of a body that nobody reads and for a client that does not read for ever, and keeps however many headers are sent."""
+"""uvicorn's HTTP protocol with an end to everything that a stranger may begin.
+
+uvicorn itself waits for ever: for headers, for the rest of a body that nobody reads, for a client that does not read.
+And it keeps however many headers are sent.
+"""
 
 import asyncio
 import json

@@ -8,21 +8,39 @@ surrogate pair (of which tokenizers die), 200 levels of nesting at most.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
+
+from serving.bounded import bound
 
 _MAX_CHOICES = 16
 _MAX_STOPS = 8
 _MAX_PROMPTS = 256  # of one request: each is work of its own for the engine, behind a single place in the queue
 _MAX_NAME = 100
+_MAX_FIELDS = 100  # no object of the protocol has half as many
 _Stop = Annotated[str, Field(max_length=1000)]
 _UNION_TAGS = frozenset({"str", "int"})
 Json = dict[str, Any]
 
 
 class Body(BaseModel):
-    """Base of all: what is not listed is refused."""
+    """Base of all that clients send: what is not listed is refused, and a list at its first wrong item."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_many_fields(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > _MAX_FIELDS:
+            raise ValueError(f"{len(given):,} fields, of which {_MAX_FIELDS} at most can be known here")
+        return given
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """What pydantic makes of the fields, bounded."""
+        schema = handler(source)
+        bound(schema)
+        return schema
 
 
 class ModelRequest(Body):
@@ -146,7 +164,7 @@ class CompletionRequest(Sampling):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
 
-    @field_validator("prompt")
+    @field_validator("prompt", mode="before")
     @classmethod
     def _some_but_not_too_many(cls, prompt: Any) -> Any:
         _count(prompt)
@@ -171,7 +189,7 @@ class EmbeddingRequest(ModelRequest):
     dimensions: int | None = Field(None, ge=1, le=2**31 - 1)
     user: str | None = None
 
-    @field_validator("input")
+    @field_validator("input", mode="before")
     @classmethod
     def _some_but_not_too_many(cls, prompt: Any) -> Any:
         _count(prompt)
