@@ -1,21 +1,25 @@
 """WARC and WET files to records: document-bearing ones, counts of the rest, and a report for each damaged one."""
 
+import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
-from warcio.recordloader import ArcWarcRecord
+from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
 
 import data_engine.warc_brotli  # noqa: F401  # warcio learns to read brotli
 from core import storage
 from data_engine.gzip_members import DamagedMemberError, Gap, Member, members
-from data_engine.records import Damage, Media, Record, Skips, iso_date
+from data_engine.records import Damage, Media, Record, Skips, iso_date, one_line
 
 _BEGINS_WITH = b"WARC/"
+_GZIP = b"\x1f\x8b"
+_RECORD = (b"WARC/1.", b"WARC/0.")
+_READ = _LINE = 1 << 16
+_LOADER = ArcWarcRecordLoader(verify_http=False, arc2warc=False)
 
 MimeType = Literal[
     "text/html", "application/xhtml+xml", "text/plain", "text/markdown", "application/pdf", "application/epub+zip"
@@ -59,7 +63,8 @@ def read(
     """
     reading = _Reading(path, max_bytes, frozenset(mime_types), skips)
     with storage.open_read(path) as file:
-        if not compressed:
+        if not compressed and file.read(2) != _GZIP:
+            file.seek(0)
             yield from _records(file, None, reading)
             return
         for found in members(file, start, end, _BEGINS_WITH):
@@ -75,14 +80,14 @@ def _member(member: Member, reading: _Reading) -> Iterator[Record | Damage]:
     held: Record | Damage | None = None
     records = 0
     try:
-        for found in _records(member, member.offset, reading):
+        for found in _records(io.BufferedReader(_Raw(member), _READ), member.offset, reading):
             if held is not None:
                 yield held
             held = found
             records += 1
         member.drain()
     except DamagedMemberError as error:
-        lost = f"nothing more is read of the {member.give_up():,} bytes before the next record; fetch the file again"
+        lost = _nothing_more(member.give_up())
         # in a file with a member for each record, the record that waits is the damaged one
         if held is not None and records > 1:
             yield held
@@ -93,39 +98,101 @@ def _member(member: Member, reading: _Reading) -> Iterator[Record | Damage]:
         yield held
 
 
+class _Raw(io.RawIOBase):
+    """A member with the methods of a file, for lines and offsets within it."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._member.read(len(buffer))
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+
+def _nothing_more(lost: int) -> str:
+    return f"nothing more is read of the {lost:,} bytes before the next record; fetch the file again"
+
+
 def _records(stream: Any, member_offset: int | None, reading: _Reading) -> Iterator[Record | Damage]:
-    iterator = ArchiveIterator(stream, check_digests=True)
-    found: Record | Damage | None = None
-    try:
-        for record in iterator:
-            offset = member_offset if member_offset is not None else iterator.offset
-            found = _document(record, offset, reading)
-            if found is not None:
+    """The documents of records that lie end to end; after one of wrong length, of those that can be known again."""
+
+    def place(before: int) -> int:
+        return stream.tell() - before if member_offset is None else member_offset
+
+    line, stray = _next_record(stream)
+    if stray or not line:
+        what = f"{stray:,} bytes are no WARC record" if stray else "there is no WARC record"
+        yield Damage(reading.path, place(len(line) + stray), f"{what}; fetch the file again")
+    while line:
+        offset, first = place(len(line)), line
+        found, whole, short = _read_record(stream, line, offset, reading)
+        line, stray = _next_record(stream)
+        if member_offset is None and (short or stray) and not whole:
+            # its length may reach over other records, or to the end of the file
+            stream.seek(offset + len(first))
+            line, stray = _next_record(stream)
+        if stray:
+            if whole and found is not None:
                 yield found
-        if iterator.fh.tell() > iterator.offset and not isinstance(found, Damage):
-            # warcio takes a record that ends within its headers for the end of the file
-            offset = member_offset if member_offset is not None else iterator.offset
-            yield Damage(reading.path, offset, "the file ends within the headers of this record")
-    except (ArchiveLoadFailed, ValueError, EOFError, IndexError, zlib.error) as error:
-        if isinstance(found, Damage):
-            return  # a wrong Content-Length, already reported, leaves its rest where the next record is looked for
-        offset = member_offset if member_offset is not None else iterator.offset
-        yield Damage(reading.path, offset, f"not a WARC record: {' '.join(str(error).split()) or type(error).__name__}")
+                found, offset = None, place(len(line) + stray)
+            known = f"{found.error}; " if isinstance(found, Damage) else ""
+            url = found.url if found is not None else ""
+            found = Damage(reading.path, offset, f"{known}{_nothing_more(stray)}", url)
+        if found is not None:
+            yield found
+
+
+def _next_record(stream: Any) -> tuple[bytes, int]:
+    """The first line of the next record, empty at the end, and how many bytes before it are more than blank lines.
+
+    Where a record should begin, or after a blank line, a line that begins as a record does is one.
+    """
+    stray_from = None
+    may_begin = True
+    while line := stream.readline(_LINE):
+        if may_begin and line.startswith(_RECORD):
+            break
+        blank = not line.strip()
+        if not blank and stray_from is None:
+            stray_from = stream.tell() - len(line)
+        may_begin = blank
+    return line, stream.tell() - len(line) - stray_from if stray_from is not None else 0
+
+
+def _read_record(stream: Any, line: bytes, offset: int, reading: _Reading) -> tuple[Record | Damage | None, bool, bool]:
+    """What the record bears; whether it is what its digest says; whether the file ends before it does."""
+    try:
+        record = _LOADER.parse_record_stream(stream, line, "warc", check_digests=True)
+        found = _document(record, offset, reading)
+    except (ArchiveLoadFailed, ValueError, EOFError, IndexError, AttributeError, zlib.error) as error:
+        return Damage(reading.path, offset, f"not a WARC record: {one_line(error)}"), False, True
+    return found, record.digest_checker.passed is True, record.length is None or record.raw_stream.limit > 0
 
 
 def _document(record: ArcWarcRecord, offset: int, reading: _Reading) -> Record | Damage | None:
     """The document of a record, a report of its damage, or None (counted) when it bears none."""
     path, max_bytes = reading.path, reading.max_bytes
     url = record.rec_headers.get_header("WARC-Target-URI") or ""
+    if record.length is None:
+        return Damage(path, offset, "the record has no Content-Length, or the file ends within its headers", url)
     http = record.http_headers if record.rec_type == "response" else None
     content_type = http.get_header("Content-Type") or "" if http is not None else "text/plain"
     mime = content_type.partition(";")[0].strip().lower()
     skip = _bears_none(record, url, mime, reading.mime_types)
     payload = record.content_stream().read(max_bytes + 1) if skip is None else b""
-    if len(payload) > max_bytes:
-        return Damage(path, offset, f"the payload is longer than max_document_bytes ({max_bytes:,})", url)
     while record.raw_stream.read(1 << 16):
         pass
+    if len(payload) > max_bytes:
+        return Damage(path, offset, f"the payload is longer than max_document_bytes ({max_bytes:,})", url)
     if skip is not None and (record.raw_stream.limit == 0 or record.rec_type != "response"):
         reading.skips.add(skip)
         return None

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 
 import brotli
 import pytest
@@ -51,6 +52,73 @@ def test_uncompressed_files_are_read_and_say_where_a_record_lies(tmp_path):
     assert len({record.offset for record in records}) == 3
     path.write_bytes(content[:-60])
     assert [type(r) for r in read(path, compressed=False)] == [Record, Record, Damage]
+
+
+PAGES = [(f"http://h/{n}", "200 OK", HTML, b"y" * 50 + b"%d\n\nlast line" % n) for n in range(12)]
+
+
+def with_wrong_length(victim, wrong, digests=True):
+    """An uncompressed file whose record `victim` states a Content-Length that is too large or too small."""
+    content = corpora.warc(PAGES, gzip=False)
+    if not digests:
+        content = re.sub(rb"WARC-(Block|Payload)-Digest: [^\r]*\r\n", b"", content)
+    start = [found.start() for found in re.finditer(rb"WARC/1\.", content)][victim]
+    length = re.compile(rb"(?<=\r\nContent-Length: )\d+").search(content, start)
+    return content[: length.start()] + b"%d" % (int(length[0]) + wrong) + content[length.end() :], start
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("wrong", [-60, -20, -1, 20, 200, 100_000])
+@pytest.mark.parametrize("victim", [0, 3, 10, 11])
+def test_a_wrong_length_costs_its_record_and_what_it_reaches_into(tmp_path, victim, wrong, digests):
+    content, start = with_wrong_length(victim, wrong, digests)
+    (tmp_path / "a.warc").write_bytes(content)
+    (tmp_path / "a.warc.gz").write_bytes(gzip.compress(content))
+    plain = read(tmp_path / "a.warc", compressed=False)
+    (damage,) = [r for r in plain if isinstance(r, Damage)]
+    assert (damage.offset, damage.url) == (start, f"http://h/{victim}")
+    assert [r.url for r in plain if isinstance(r, Record)] == [f"http://h/{n}" for n in range(12) if n != victim]
+    packed = read(tmp_path / "a.warc.gz")  # a stream goes one way: what the length reaches into is lost too
+    lost = {-20: 1, -60: 1, -1: 1, 20: 2, 200: 2, 100_000: 12}[wrong]
+    good = [f"http://h/{n}" for n in range(12) if n not in range(victim, victim + lost)]
+    assert [r.url for r in packed if isinstance(r, Record)] == good
+    assert [r.url for r in packed if isinstance(r, Damage)] == [f"http://h/{victim}"]
+
+
+def test_bytes_between_whole_records_are_told_and_cost_none(tmp_path):
+    content = corpora.warc(PAGES, gzip=False)
+    starts = [found.start() for found in re.finditer(rb"WARC/1\.", content)]
+    stray = b"WARC/ no record\n" + b"\xff" * 200_000 + b"\nWARC/1.0 without a blank line before it\n\n"
+    path = tmp_path / "a.warc"
+    path.write_bytes(stray + content[: starts[5]] + stray + content[starts[5] :] + b"rest")
+    found = read(path, compressed=False)
+    assert [r.url for r in found if isinstance(r, Record)] == [page[0] for page in PAGES]
+    damaged = [r for r in found if isinstance(r, Damage)]
+    assert [r.offset for r in damaged] == [0, len(stray) + starts[5], 2 * len(stray) + len(content)]
+    assert f"{len(stray):,} bytes" in damaged[1].error
+
+
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"", corpora.warc(PAGES[:1], gzip=False)[:30]])
+def test_an_uncompressed_file_that_holds_no_record_is_named(tmp_path, content):
+    (tmp_path / "a.warc").write_bytes(content)
+    (damage,) = read(tmp_path / "a.warc", compressed=False)
+    assert damage.offset == 0
+
+
+def test_a_name_without_gz_does_not_hide_gzip(file):
+    assert [r.url for r in read(file, compressed=False)] == [f"http://h/{n}" for n in range(12)]
+
+
+@pytest.mark.parametrize("header", [b"Content-Length", b"WARC-Target-URI", b"WARC-Type"])
+@pytest.mark.parametrize("value", [None, b"", b"x"])
+def test_a_record_whose_headers_are_wrong_costs_itself(tmp_path, header, value):
+    content = corpora.warc(PAGES[:3], gzip=False)
+    start = content.index(b"WARC/1.", 1)
+    line = re.compile(rb"\r\n" + header + rb": [^\r]*").search(content, start)
+    put = b"" if value is None else b"\r\n%s: %s" % (header, value)
+    (tmp_path / "a.warc").write_bytes(content[: line.start()] + put + content[line.end() :])
+    urls = [r.url for r in read(tmp_path / "a.warc", compressed=False) if isinstance(r, Record)]
+    assert [url for url in urls if url != "http://h/1"] == ["http://h/0", "http://h/2"]
 
 
 @pytest.mark.parametrize("victim", [0, 5, 11])
@@ -117,7 +185,7 @@ def test_a_zeroed_block_over_two_members_tells_how_much_is_lost(tmp_path):
 def test_what_is_lost_behind_a_damaged_record_of_one_stream_is_told_once(tmp_path):
     """The record before the damage is itself too long: it has its entry, and the rest of the stream its own."""
     path = tmp_path / "a.warc.gz"
-    pages = [(f"http://h/{n}", "200 OK", HTML, b"y" * (600_000 if n == 1 else 300_000)) for n in range(2)]
+    pages = [(f"http://h/{n}", "200 OK", HTML, b"y" * (600_000 if n else 300_000)) for n in range(3)]
     stream = bytearray(gzip.compress(corpora.warc(pages, gzip=False)))
     stream[-6] ^= 0xFF
     path.write_bytes(bytes(stream))
