@@ -91,12 +91,12 @@ class Desk:
         return self._contexts[backend]
 
     async def all_metrics(self) -> str:
-        """The door's and every engine's; an engine that does not answer is left out."""
+        """The door's and every engine's; an engine that does not answer, or sleeps, is left out."""
         for served in self.catalogue.models():
             self.metrics.inside.labels(served.model).set(served.gate.inside)
             self.metrics.places.labels(served.model).set(served.gate.limit)
-        awake = [served for served in self.catalogue.models() if not served.entry.sleeps]
-        return engine_metrics.join([self.metrics.text(), *await asyncio.gather(*map(_engine_metrics, awake))])
+        engines = await asyncio.gather(*map(_engine_metrics, self.catalogue.models()))
+        return engine_metrics.join([self.metrics.text(), *engines])
 
 
 def _wants_usage(asked: ModelRequest) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving.doors import BEARER, KEY, Parrot, ask, hanging_stream, listening, wait_for
+from tests.serving.doors import BEARER, KEY, Parrot, ask, catalogue_of, hanging_stream, listening, wait_for
 
 
 @pytest.fixture
@@ -53,3 +53,8 @@ def test_strangers_cannot_make_labels(client):
     labels = {label for sample in samples(client) for label in sample[1:]}
     assert not [value for _, value in labels if value.startswith(("model-", "/path-"))]
     assert KEY not in str(labels)
+
+
+def test_a_model_that_may_sleep_has_its_engines_metrics_while_it_is_awake():
+    with listening({}, catalogue=catalogue_of({"parrot": Parrot()}, sleeps=True)) as (_, client):
+        assert "vllm:num_requests_running 0" in client.get("/metrics", headers=BEARER).text
