@@ -52,6 +52,9 @@ class NoopReplica:
         else:
             yield json.dumps(_FIELDS | {"choices": [{"index": 0, "text": " the" * tokens}], "usage": usage})
 
+    async def alive(self, kind: str, body: dict[str, Any]) -> bool:
+        return True
+
     async def limits(self) -> dict[str, int]:
         return {"max_model_len": 4096}
 

@@ -29,7 +29,7 @@ DOOR = "door"
 _DOOR_CPUS = 0.1
 _MANY = 100_000
 _PAUSES = (0.2, 1.0)
-_METRICS_SECONDS = 20.0
+_ALL_SECONDS = 28.0
 _LEAN = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 """One event loop in the door instead of three: a third of its work for each event was handing it on."""
 _ROUTING = _LEAN | {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1"}
@@ -90,19 +90,27 @@ class ReplicaBackend:
         found: dict[str, int] = await self._call.limits.remote()
         return found
 
+    async def alive(self, kind: str, body: dict[str, Any]) -> bool:
+        """See `ModelReplica.alive`; of every replica. One that has died is none: others are asked in its place."""
+        answers = await _of_all(self._call, "alive", kind, body)
+        found = [answer for answer in answers if not isinstance(answer, RayActorError)]
+        return bool(found) and all(answer is True for answer in found)
+
     async def metrics(self) -> str:
         """See `ModelReplica.metrics`; of every replica that answers."""
         texts = await _of_all(self._call, "metrics")
         return engine_metrics.join(text for text in texts if isinstance(text, str))
 
 
-async def _of_all(handle: Any, method: str) -> list[Any]:
+async def _of_all(handle: Any, method: str, *arguments: Any) -> list[Any]:
     """What each replica answers, an exception in the place of an answer that did not come; nothing when there is none
-    that runs."""
+    that runs. It wakes no model that sleeps."""
     try:
-        answers: list[Any] = await handle.broadcast(method).results_async(
-            timeout_s=_METRICS_SECONDS, return_exceptions=True
+        answers: list[Any] = await handle.broadcast(method, *arguments).results_async(
+            timeout_s=_ALL_SECONDS, return_exceptions=True
         )
+    except DeploymentUnavailableError:
+        return []
     except (RayActorError, RayServeException, TimeoutError):
         log.exception("%s: the replicas did not answer", method)
         return []

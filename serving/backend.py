@@ -18,6 +18,10 @@ class Backend(Protocol):
         """`max_model_len`."""
         ...
 
+    async def alive(self, kind: str, body: dict[str, Any]) -> bool:
+        """Whether each of its engines answers this probe, or works for others meanwhile: see `readiness.alive`."""
+        ...
+
     async def metrics(self) -> str:
         """Prometheus' text form."""
         ...

@@ -3,6 +3,15 @@
 from collections.abc import Iterable
 
 _UNWANTED = ("python_",)
+_TOKENS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
+
+
+def tokens() -> float:
+    """Tokens that the engine of this process has read and written so far, by vLLM's own counters."""
+    from prometheus_client import REGISTRY
+
+    counted = REGISTRY.restricted_registry(_TOKENS)
+    return sum(sample.value for family in counted.collect() for sample in family.samples if sample.name in _TOKENS)
 
 
 def join(texts: Iterable[str]) -> str:

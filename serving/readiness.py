@@ -1,17 +1,45 @@
-"""Whether every model answers: a real one-token probe for each, its outcome remembered for a few seconds."""
+"""Whether every model answers: each of its engines a one-token probe, remembered for a few seconds."""
 
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from serving.catalogue import Catalogue, Served
+from serving.errors import ApiError
 
 log = logging.getLogger("ray.serve")
 _PROBE_SECONDS = 30.0
+_STALL_SECONDS = 25.0
+_LOOK_SECONDS = 0.2
 _READY_SECONDS = 5.0
 _FAILED_SECONDS = 1.0
+
+
+async def alive(probe: AsyncGenerator[str | ApiError, None], tokens: Callable[[], float]) -> bool:
+    """Whether an engine works: it answers the probe, or writes tokens for others while that waits behind them.
+
+    tokens: how many it has read and written so far. An engine that is merely full lives; one of which nothing comes
+    for `_STALL_SECONDS`, not even the probe's token, does not.
+    """
+    before, until = tokens(), time.monotonic() + _STALL_SECONDS
+    first = asyncio.create_task(_first(probe))
+    try:
+        while not first.done() and time.monotonic() < until:
+            await asyncio.wait({first}, timeout=_LOOK_SECONDS)
+            if tokens() > before:
+                return True
+        return first.done() and first.exception() is None and not isinstance(first.result(), ApiError)
+    finally:
+        first.cancel()
+        await asyncio.wait({first})
+
+
+async def _first(probe: AsyncGenerator[str | ApiError, None]) -> str | ApiError:
+    async with aclosing(probe) as parts:
+        return await anext(parts)
 
 
 class Readiness:
@@ -40,12 +68,14 @@ class Readiness:
     async def _probe(self, served: Served) -> bool:
         kind, body = _question(served)
         try:
-            async with asyncio.timeout(_PROBE_SECONDS), aclosing(served.backend.generate(kind, body)) as parts:
-                await anext(parts)
+            async with asyncio.timeout(_PROBE_SECONDS):
+                answers = await served.backend.alive(kind, body)
         except Exception:
             log.exception("the probe of %s failed", served.name)
             return False
-        return True
+        if not answers:
+            log.error("the probe of %s was not answered by each of its engines", served.name)
+        return answers
 
 
 def _question(served: Served) -> tuple[str, dict[str, Any]]:

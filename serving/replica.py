@@ -8,12 +8,12 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving import engine_calls, engine_metrics, engine_process, errors, fetch
+from serving import engine_calls, engine_metrics, engine_process, errors, fetch, readiness
 from serving.adapters import AdapterSet, Listed
 from serving.engine import EngineSettings
 from serving.errors import ApiError
@@ -58,7 +58,7 @@ class ModelReplica:
         """Identity by name of the adapters that the engine could load."""
         return self._adapters.loaded
 
-    async def generate(self, kind: str, body: dict[str, Any]) -> AsyncIterator[str | ApiError]:
+    async def generate(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[str | ApiError, None]:
         """Answer one request: one JSON text, or for a stream its server-sent events one by one.
 
         What goes wrong is yielded as an ApiError and never raised: Ray would carry vLLM's exception to the door, which
@@ -88,6 +88,10 @@ class ModelReplica:
         except Exception:
             log.exception("a request failed in the engine")
             yield errors.internal()
+
+    async def alive(self, kind: str, body: dict[str, Any]) -> bool:
+        """Whether the engine works: see `readiness.alive`."""
+        return await readiness.alive(self.generate(kind, body), engine_metrics.tokens)
 
     async def limits(self) -> dict[str, int]:
         """What the door tells clients about the model."""

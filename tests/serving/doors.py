@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import httpx
 import uvicorn
@@ -87,6 +87,10 @@ class Parrot:
             content = body["messages"][-1].get("content") or ""
             return content if isinstance(content, str) else "".join(part["text"] for part in content)
         return str(body.get("prompt", body.get("input", body.get("tokens", ""))))
+
+    async def alive(self, kind, body):
+        async with aclosing(self.generate(kind, body)) as parts:
+            return bool(await anext(parts))
 
     async def limits(self):
         return {"max_model_len": 64}

@@ -2,6 +2,8 @@ import asyncio
 
 import pytest
 from ray.exceptions import ActorDiedError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from serving import application
 from serving.application import ReplicaBackend, build
@@ -80,6 +82,41 @@ def test_it_is_asked_again_so_often_and_only_for_what_may_pass():
     replies = Replies([ApiError(400, "no")], ["a"])
     assert answered(replies) == ([], 400)
     assert replies.made == 1
+
+
+class Broadcast:
+    """A handle that asks every replica."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def options(self, **_):
+        return self
+
+    def broadcast(self, method, *arguments):
+        assert (method, arguments) == ("alive", ("completions", {"prompt": "a"}))
+        return self
+
+    async def results_async(self, **_):
+        if not self.answers:
+            raise DeploymentUnavailableError(DeploymentID("m"))
+        return list(self.answers)
+
+
+@pytest.mark.parametrize(
+    ("answers", "lives"),
+    [
+        ((True, True), True),
+        ((True, False), False),
+        ((True, TimeoutError()), False),
+        ((True, ActorDiedError()), True),
+        ((ActorDiedError(),), False),
+        ((), False),
+    ],
+)
+def test_a_model_lives_when_each_replica_does_that_has_not_died(answers, lives):
+    backend = ReplicaBackend(Broadcast(*answers))
+    assert asyncio.run(backend.alive("completions", {"prompt": "a"})) == lives
 
 
 # --- what Ray Serve is told ---------------------------------------------------------------------------------------

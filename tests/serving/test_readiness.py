@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from serving import readiness
+from serving.errors import not_ready
 from tests.serving.doors import SECRET, Parrot, catalogue_of, error_of, listening, wait_for
 
 
@@ -61,3 +62,42 @@ def test_an_embedding_model_is_probed_with_a_text_to_embed(parrot):
 def test_a_door_that_serves_nothing_is_not_ready():
     with listening({}, catalogue=catalogue_of({})) as (_, client):
         assert client.get("/ready").status_code == 503
+
+
+# --- one engine -----------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """Its probe waits behind other work, as long as it is told to; it writes tokens for others, or does not."""
+
+    def __init__(self, answer=None, others=False):
+        self.answer, self.others, self.written, self.waiting = answer, others, 0, 0
+
+    async def probe(self):
+        self.waiting += 1
+        try:
+            if self.answer is None:
+                await asyncio.Event().wait()
+            yield self.answer
+        finally:
+            self.waiting -= 1
+
+    def tokens(self):
+        self.written += self.others
+        return self.written
+
+
+@pytest.mark.parametrize(
+    ("engine", "lives"),
+    [
+        (Engine("a token"), True),
+        (Engine(not_ready()), False),
+        (Engine(None, others=True), True),
+        (Engine(None), False),
+    ],
+)
+def test_an_engine_that_is_full_lives_and_one_that_stalls_does_not(engine, lives, monkeypatch):
+    monkeypatch.setattr(readiness, "_STALL_SECONDS", 0.3)
+    monkeypatch.setattr(readiness, "_LOOK_SECONDS", 0.05)
+    assert asyncio.run(readiness.alive(engine.probe(), engine.tokens)) == lives
+    assert engine.waiting == 0, "a probe that nobody waits for must not take a place in the engine"
