@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 Log = Literal["tensorboard", "wandb"]
 TENSORBOARD = "tensorboard"
+RUN = "run.json"
+"""Which work a run directory is for, as core/run.py writes it."""
 _AXES = ("step", "total_steps")
 
 
@@ -63,14 +65,19 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    """A run of the project `raymill`, named after the run directory; `WANDB_MODE=offline` keeps it on this machine."""
+    """A run of the project `raymill`, named after the run directory; `WANDB_MODE=offline` keeps it on this machine.
+
+    A resume goes on with it; another configuration in the same directory is another run.
+    """
 
     def __init__(self, directory: Path, resumed_step: int) -> None:
         import wandb
 
         from core.storage import digest_bytes
 
-        identity = digest_bytes([str(directory.resolve()).encode()])[:16]
+        state = directory / RUN
+        work = state.read_bytes() if state.is_file() else b""
+        identity = digest_bytes([str(directory.resolve()).encode(), work])[:16]
         scratch = directory / ".wandb"  # its own copies are no part of the artifact
         scratch.mkdir(exist_ok=True)
         self._run = wandb.init(project="raymill", name=directory.name, id=identity, dir=scratch, resume="allow")

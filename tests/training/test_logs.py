@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.training import runs
 from training import metrics
 from training.feedback import duration
-from training.logs import TENSORBOARD, Logs
+from training.logs import RUN, TENSORBOARD, Logs
 
 
 def scalars(directory):
@@ -50,13 +50,17 @@ def test_wandb_is_given_the_numbers_of_each_step_and_one_identity_for_all_resume
     module = SimpleNamespace(init=lambda **given: asked.append(given) or run)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "wandb", module)
-    for step in (1, 2):
-        with Logs(["wandb"], tmp_path, step - 1, lambda line: None) as logs:
-            logs.write({"step": step, "total_steps": 2, "loss": 2.0, "mfu": None, "skipped": 0})
-    first, _, second, _ = asked
+    for work in ("one", "another"):
+        (tmp_path / RUN).write_text(f'{{"stage": "train.sft", "identity": "{work}"}}')
+        for step in (1, 2):
+            with Logs(["wandb"], tmp_path, step - 1, lambda line: None) as logs:
+                logs.write({"step": step, "total_steps": 2, "loss": 2.0, "mfu": None, "skipped": 0})
+    first, second, other, its_second = asked[::2]
     assert first == second
+    assert other == its_second
+    assert other["id"] != first["id"], "another configuration in the same directory"
     assert first["resume"] == "allow"
-    assert logged == [(1, {"loss": 2.0, "skipped": 0.0}), (2, {"loss": 2.0, "skipped": 0.0})]
+    assert logged == 2 * [(1, {"loss": 2.0, "skipped": 0.0}), (2, {"loss": 2.0, "skipped": 0.0})]
 
 
 def test_durations_read_as_a_clock_does():
