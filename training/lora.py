@@ -18,7 +18,7 @@ from core import checkpoint
 from core.config import Config
 from core.errors import RaymillError, UserError
 from training import export
-from training.model import bare
+from training.model import bare, require_finite
 
 ADAPTER = "adapter"
 _BASE = "base.json"
@@ -48,6 +48,7 @@ def load_nf4(path: str, compute: torch.dtype, device: torch.device) -> PreTraine
 
     compute: the type of the products; everything that is no linear layer stays FP32. bitsandbytes does it on CPUs too.
     """
+    require_finite(path)  # in 4 bits, nothing tells any more
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

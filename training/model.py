@@ -1,10 +1,12 @@
 """Models: from configuration alone, and the parts of any causal language model that the objectives need."""
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen3Config
@@ -108,6 +110,24 @@ def initialize(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
             config, dtype=torch.float32, attn_implementation="sdpa"
         )
     return model
+
+
+def require_finite(path: str | Path) -> None:
+    """Raise UserError when a checkpoint holds weights that are not finite, where `checkpoint.load_model` cannot tell.
+
+    Types of fewer than 16 bits are not asked.
+    """
+    try:
+        for file in sorted(Path(path).glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  # no mapping
+                    weight = tensors.get_tensor(name)
+                    if weight.is_floating_point() and weight.element_size() > 1 and not weight.isfinite().all():
+                        raise UserError(
+                            f"{path}: {name} holds weights that are not finite; the run that wrote it had diverged"
+                        )
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the checkpoint does not load: {str(error).splitlines()[0]}") from None
 
 
 def bare(model: Any) -> Any:

@@ -17,7 +17,7 @@ from training import attention
 from training.batch import Batch, Segment
 from training.chat import ChatEncoder
 from training.linear_cross_entropy import IGNORED
-from training.model import bare
+from training.model import bare, require_finite
 from training.objectives import Sums
 from training.precision import Precision
 from training.rewards import Answer
@@ -34,6 +34,7 @@ def load(path: str | Path, padding: int, seed: int | None = None, device: Any = 
     That is the start of Stiennon et al. 2020 (arXiv:2009.01325, appendix C). Raises UserError when it does not load.
     """
     content = checkpoint.check(path)
+    require_finite(path)
     try:
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             path, num_labels=1, dtype=torch.float32, local_files_only=True

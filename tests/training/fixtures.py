@@ -2,12 +2,14 @@
 
 import inspect
 import random
+import shutil
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from core import checkpoint
@@ -71,6 +73,15 @@ def write_checkpoint(directory: Path, model: ModelConfig = TINY, seed: int = 0) 
     tokenizer = write_tokenizer(directory / "tokenizer")
     fresh = initialize(model.to_transformers(len(tokenizer), eos_token_id=tokenizer.eos_token_id), seed)
     return export.save(fresh, tokenizer, directory, [tokenizer.eos_token_id])
+
+
+def write_spoiled(directory: Path, base: Path, name: str = "model.layers.1.mlp.up_proj.weight") -> Path:
+    """The checkpoint with one weight that is no number."""
+    found = shutil.copytree(base, directory)
+    weights = load_file(found / "model.safetensors")
+    weights[name].view(-1)[7] = float("nan")
+    save_file(weights, found / "model.safetensors", {"format": "pt"})
+    return found
 
 
 def conversation(question: str, answer: str) -> list[dict[str, str]]:

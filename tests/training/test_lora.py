@@ -42,6 +42,12 @@ def test_a_fresh_adapter_changes_no_bit(start, dora, kind):
     assert torch.equal(export.probe_logits(wrapped.get_base_model()), before)
 
 
+def test_weights_that_are_not_finite_are_refused_before_they_are_rounded_to_4_bits(start, tmp_path):
+    spoiled = fixtures.write_spoiled(tmp_path / "spoiled", start)
+    with pytest.raises(UserError, match=r"up_proj.weight holds weights that are not finite"):
+        nf4(spoiled)
+
+
 def test_only_the_adapter_is_trained_and_the_head_has_none(start):
     model = lora.attach(checkpoint.load_model(start), LoraSettings(rank=4), seed=0)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}

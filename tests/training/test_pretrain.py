@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from core import checkpoint
 from core.token_set import TOKENIZER, TokenSet
@@ -47,10 +46,7 @@ def test_settings_beside_a_checkpoint_are_what_it_must_be(tokens, base, tmp_path
 def test_what_cannot_be_gone_on_with_is_refused(tokens, base, tmp_path):
     run = tmp_path / "run"
     refused(pretrain.STAGE, continued(run, tokens, base, sequence_length=129), "context of .* 128; set rope_scaling")
-    broken = shutil.copytree(base, tmp_path / "broken")
-    weights = load_file(broken / "model.safetensors")
-    weights["model.norm.weight"][3] = torch.nan
-    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    broken = fixtures.write_spoiled(tmp_path / "broken", base, "model.norm.weight")
     refused(pretrain.STAGE, continued(run, tokens, broken), r"model\.norm\.weight holds weights that are not finite")
     other = shutil.copytree(tokens, tmp_path / "other")
     shutil.rmtree(other / TOKENIZER)

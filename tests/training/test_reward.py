@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from core import manifest
 from core.errors import UserError
+from tests.training import fixtures
 from training import metrics, reward
 from training.batch import collate
 from training.precision import Precision
@@ -88,6 +89,15 @@ def test_figures_are_those_of_the_exported_weights_also_after_a_resume(base, pre
     assert found.metrics["accuracy"] == rows[best]["validation_accuracy"]
     (tmp_path / manifest.NAME).unlink()
     assert reward.STAGE.execute(settings)[0].metrics == found.metrics
+
+
+def test_weights_that_are_not_finite_are_refused(base, tmp_path):
+    spoiled = fixtures.write_spoiled(tmp_path / "spoiled", base)
+    with pytest.raises(UserError, match=r"up_proj.weight holds weights that are not finite"):
+        load(spoiled, padding=1)
+    (spoiled / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="the checkpoint does not load"):
+        load(spoiled, padding=1)
 
 
 def test_a_language_model_is_no_reward_model(base):
