@@ -18,6 +18,7 @@ from core.config import Config
 from serving import engine_metrics
 from serving.auth import Key, KeyRing
 from serving.catalogue import Catalogue
+from serving.certificate import Renewal
 from serving.door import build_app
 from serving.endpoint import Endpoint, ServedModel
 from serving.errors import ApiError, not_ready
@@ -129,6 +130,7 @@ class Door:
         self._endpoint = endpoint
         self._catalogue = Catalogue(_connect)
         self._listener: Listener | None = None
+        self._renewal: Renewal | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve another listing from now on; the first one opens the door."""
@@ -140,13 +142,22 @@ class Door:
         door, address = self._endpoint.door, self._endpoint.address
         app = build_app(self._catalogue, KeyRing(self._endpoint.keys, door.keys_file), door)
         listener = Listener(app, address.host, address.port, door.tls_certificate, door.tls_key)
+        if door.tls_certificate is not None:
+            self._renewal = Renewal(door.tls_certificate, door.tls_key)
         await listener.start()
         return listener
 
     async def check_health(self) -> None:
-        """Raises RuntimeError when it does not listen any more; Ray Serve then replaces it."""
-        if self._listener is not None and not self._listener.alive:
+        """Raises RuntimeError when it does not listen any more; Ray Serve then replaces it.
+
+        Ray Serve asks every ten seconds, which is when a certificate that was renewed is looked for too.
+        """
+        if self._listener is None:
+            return
+        if not self._listener.alive:
             raise RuntimeError("the door does not listen any more")
+        if self._renewal is not None and self._listener.tls is not None:
+            self._renewal.check(self._listener.tls)
 
     async def engine_metrics(self) -> str:
         """Metrics of every engine, for `serve status`, which has no key."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,11 @@ class Listener:
                 self._task.result()
                 raise RuntimeError("the server ended before it listened")
             await asyncio.sleep(0.01)
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What new connections are encrypted with, once it listens; None without a certificate."""
+        return self._server.config.ssl
 
     @property
     def alive(self) -> bool:
