@@ -8,15 +8,19 @@ from typing import Any
 from core.errors import RaymillError, UserError
 
 _WAITS = (1.0, 2.0, 4.0, 8.0)
+_LATER = frozenset({408, 425, 429})
+"""Request timeout, too early, too many requests: answers of the 4xx that mean another time."""
+
 _BUFFER = 1 << 20
 _LOG = logging.getLogger("raymill.storage")
 
 
 def open_patient(filesystem: Any, path: str, url: str) -> io.BufferedReader:
-    """A file of an fsspec filesystem, seekable; a read that fails is tried again on a new connection.
+    """A file of an fsspec filesystem, seekable; an open or a read that fails is tried again on a new connection.
 
-    Raises FileNotFoundError or PermissionError as the filesystem does, UserError when a server serves no parts of
-    files, RaymillError when reading fails five times: what a reader takes for damage of a file is never the network.
+    Raises FileNotFoundError or PermissionError when the storage says so, UserError when a server serves no parts of
+    files, RaymillError when opening or reading fails five times: what a reader takes for damage of a file is never the
+    network.
     """
     return io.BufferedReader(_PatientFile(filesystem, path, url), _BUFFER)
 
@@ -65,14 +69,15 @@ class _PatientFile(io.RawIOBase):
                 if self._file is None:
                     self._file = self._filesystem.open(self._path, "rb")
                 return ask(self._file)
-            except (FileNotFoundError, PermissionError):
-                raise
             except Exception as error:  # every storage raises its own client's errors
+                if _is_refused(error):
+                    raise
                 if "range requests" in str(error):
                     raise UserError(
                         f"{self._url}: this server does not serve parts of files (HTTP range requests); copy it first"
                     ) from None
-                said = " ".join(str(error).split()) or type(error).__name__
+                cause = error.__cause__ or error
+                said = " ".join(str(cause).split()) or type(cause).__name__
                 if wait is None:
                     raise RaymillError(
                         f"{self._url}: reading failed {len(_WAITS) + 1} times at byte {self._position:,} ({said}); "
@@ -82,3 +87,15 @@ class _PatientFile(io.RawIOBase):
                 self._file = None
                 time.sleep(wait)
         raise AssertionError("unreachable")
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether a storage says that the file is not there, or not for us.
+
+    fsspec's HTTP filesystem says so of every failure to open; what happened is in the cause, with a status or without.
+    """
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith(("aiohttp", "asyncio")):
+        status = getattr(cause, "status", 0)
+        return 400 <= status < 500 and status not in _LATER
+    return isinstance(error, (FileNotFoundError, PermissionError))

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import re
+import socket
 import threading
 
 import pytest
@@ -10,19 +11,23 @@ import pytest
 from core import manifest, remote_file, storage
 from core.errors import RaymillError, UserError
 from data_engine import sources
-from data_engine.records import Skips
+from data_engine.records import Damage, Skips
 from tests.data_engine import books, corpora, trees
 
 HTML = [("Content-Type", "text/html")]
+HANGS_UP = 0
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder with ranges (Python's own server knows none), and fails as often as it is told to."""
+    """Serves a folder with ranges (Python's own server knows none), and fails as often as it is told to.
+
+    refused: the status that it answers, by path.
+    """
 
     daemon_threads = True
 
     def __init__(self, folder, ranges=True):
-        self.ranges, self.failures, self.requests = ranges, 0, []
+        self.ranges, self.failures, self.requests, self.refused = ranges, 0, [], {}
         super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server_port}/"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -37,13 +42,27 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def do_GET(self):
-        self.server.requests.append((self.path, self.headers.get("Range")))
-        if self.server.failures and self.headers.get("Range"):
+    def fails(self):
+        status = self.server.refused.get(self.path)
+        if status is None and self.server.failures:
             self.server.failures -= 1
-            self.send_response(503)
+            status = 503
+        if status == HANGS_UP:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif status is not None:
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
+        return status is not None
+
+    def do_HEAD(self):
+        if not self.fails():
+            super().do_HEAD()
+
+    def do_GET(self):
+        self.server.requests.append((self.path, self.headers.get("Range")))
+        if self.fails():
             return
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
         path = self.translate_path(self.path)
@@ -113,10 +132,12 @@ def test_a_list_of_paths_with_a_web_server_before_it(server, folder):
     assert payloads([f"{server.url}warc.paths"], manifest_prefix=server.url) == payloads([folder / "warc"])
 
 
+@pytest.mark.parametrize("failures", [1, 2, 3, 5])
 @pytest.mark.parametrize("part", ["warc", "rows", "whole"])
-def test_a_server_that_fails_now_and_then_costs_nothing(server, folder, part):
+def test_a_server_that_fails_now_and_then_costs_nothing(server, folder, part, failures):
+    """A try to open is two requests: HEAD, and GET where that fails."""
     source, shards = trees.shards_of([f"{server.url}{part}/"])
-    server.failures = 3
+    server.failures = failures
     found = [one for shard in shards for one in sources.read(shard, source, 10_000, Skips())]
     assert server.failures == 0
     assert sorted(one.payload for one in found) == [one[0] for one in payloads([folder / part])]
@@ -127,6 +148,31 @@ def test_a_server_that_fails_for_long_is_no_damage_of_the_file(server, part):
     source, shards = trees.shards_of([f"{server.url}{part}/"])
     server.failures = 10_000
     with pytest.raises(RaymillError, match=r"http://.*reading failed 4 times at byte 0 \(.*503"):
+        list(sources.read(shards[0], source, 10_000, Skips()))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_page_that_is_not_there_any_more_is_damage(server, status):
+    source, shards = trees.shards_of([f"{server.url}whole/"])
+    server.refused["/whole/book.epub"] = status
+    damage, page = (one for shard in shards for one in sources.read(shard, source, 10_000, Skips()))
+    assert isinstance(damage, Damage)
+    assert damage.error.startswith(f"not readable: {server.url}whole/book.epub: no such file")
+    assert page.url.endswith("page%20one.html")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_page_that_is_not_to_be_had_for_now_is_no_damage(server, status):
+    source, shards = trees.shards_of([f"{server.url}whole/"])
+    server.refused["/whole/book.epub"] = status
+    with pytest.raises(RaymillError, match=rf"book.epub: reading failed 4 times at byte 0 \(.*{status}"):
+        list(sources.read(shards[0], source, 10_000, Skips()))
+
+
+def test_a_server_that_hangs_up_is_no_damage(server):
+    source, shards = trees.shards_of([f"{server.url}whole/"])
+    server.refused["/whole/book.epub"] = HANGS_UP
+    with pytest.raises(RaymillError, match=r"book.epub: reading failed 4 times at byte 0 \(.*isconnected"):
         list(sources.read(shards[0], source, 10_000, Skips()))
 
 
