@@ -28,23 +28,34 @@ _SUPERSETS = {
 _LABELS = {"x-sjis": "cp932", "windows-31j": "cp932", "x-gbk": "gb18030", "x-x-big5": "big5hkscs", "x-cp1251": "cp1251"}
 
 
-def decode(payload: bytes, declared: str | None = None) -> str:
-    """The text of a page. declared: the transport's charset. Never fails: what fits no charset is replaced."""
+def decode(payload: bytes, declared: str | None = None, html: bool = True) -> str:
+    """The text of a page, or of something else. declared: the transport's charset. Never fails: what fits no charset is
+    replaced.
+
+    What is not HTML and is valid UTF-8 beyond ASCII is UTF-8: a manual or source code may mention charsets. HTML goes
+    by what is declared, but where each byte would be a letter of its own, valid UTF-8 wins here too: text of single
+    bytes hardly ever is valid UTF-8, while servers and templates that declare a default are common.
+    """
     mark, marked = _mark(payload, declared)
     if marked is not None:
         return payload[len(mark) :].decode(marked, "replace")
+    utf8 = None if html or payload.isascii() else _as_utf8(payload)
+    if utf8 is not None:
+        return utf8
     for label in _labels(payload, declared):
         encoding = _known(label)
-        if encoding == "cp1252" and not payload.isascii() and _is_utf8(payload):
-            return payload.decode("utf-8")  # a server's default; Latin text is not valid UTF-8 by accident
         if encoding is None:
             continue
         try:
-            return payload.decode(encoding)
+            text = payload.decode(encoding)
         except UnicodeDecodeError:
             continue
-    if _is_utf8(payload):
-        return payload.decode("utf-8")
+        single_bytes = len(text) == len(payload) and not payload.isascii()
+        utf8 = _as_utf8(payload) if single_bytes else None
+        return text if utf8 is None else utf8
+    utf8 = _as_utf8(payload)
+    if utf8 is not None:
+        return utf8
     # a wrong byte or two in a page that says what it is: believe the page
     first = next((encoding for encoding in map(_known, _labels(payload, declared)) if encoding), None)
     if first is not None:
@@ -73,12 +84,11 @@ def _mark(payload: bytes, declared: str | None) -> tuple[bytes, str | None]:
     return b"", None
 
 
-def _is_utf8(payload: bytes) -> bool:
+def _as_utf8(payload: bytes) -> str | None:
     try:
-        payload.decode("utf-8")
+        return payload.decode("utf-8")
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 @lru_cache(1 << 10)

@@ -194,7 +194,7 @@ def _extracted(
             yield record, ""  # decide_shard finds the same again and says why
             continue
         if record.media == "text":
-            yield record, tidy(decode(record.payload, record.charset)).strip()
+            yield record, tidy(decode(record.payload, record.charset, html=False)).strip()
             continue
         try:
             text, licence = extractor.extract(record.payload, record.charset, record.media)

@@ -30,7 +30,7 @@ def read(
         elif is_binary(payload):
             skips.add("binary file")
         else:
-            text = decode(payload)
+            text = decode(payload, html=False)
             language = code_files.language_of(name, text)
             if not language:
                 skips.add("file of no known programming language")
@@ -48,7 +48,7 @@ def _licences_of_folders(licence_files: Sequence[SourceFile], max_bytes: int) ->
         payload = load(file, max_bytes)
         if not isinstance(payload, Damage):
             folder, _, name = file.path.rpartition("/")
-            texts.setdefault(folder, {})[name] = decode(payload)
+            texts.setdefault(folder, {})[name] = decode(payload, html=False)
     return {folder: licences.of_folder(by_name) for folder, by_name in texts.items()}
 
 

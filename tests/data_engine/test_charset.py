@@ -39,6 +39,40 @@ def test_the_page_itself_may_say(head, encoding):
     assert decode(text.encode(encoding)) == text
 
 
+MENTIONS = [
+    'Пример: <meta charset="windows-1251"> текст',
+    '# Doc\n<meta charset="koi8-r">\nПривет',
+    '例 <meta charset="euc-kr"> テスト',
+    'café <meta charset="windows-1250">',
+    '<?xml version="1.0" encoding="gbk"?> 汉字',
+]
+
+
+@pytest.mark.parametrize("text", MENTIONS)
+@pytest.mark.parametrize("declared", [None, "iso-8859-1", "windows-1251", "gbk", "utf-8"])
+def test_text_that_mentions_a_charset_is_no_page_that_declares_one(text, declared):
+    assert decode(text.encode(), declared, html=False) == text
+
+
+def test_text_that_is_no_utf8_goes_by_what_is_declared():
+    assert decode(RUSSIAN.encode("koi8-r"), "koi8-r", html=False) == RUSSIAN
+    assert decode(JAPANESE_7_BIT.encode("iso-2022-jp"), "iso-2022-jp", html=False) == JAPANESE_7_BIT
+
+
+@pytest.mark.parametrize("label", ["windows-1251", "koi8-r", "iso-8859-2", "windows-1250", "tis-620", "windows-1255"])
+def test_a_page_in_utf8_under_a_label_of_single_bytes_is_utf8(label):
+    for text in (RUSSIAN, JAPANESE, TEXT):
+        assert decode(text.encode(), label) == text
+        assert decode(f'<meta charset="{label}">{text}'.encode()) == f'<meta charset="{label}">{text}'
+
+
+def test_a_page_under_a_label_of_several_bytes_is_what_it_says():
+    """These two letters of GBK are valid UTF-8, as a few often are."""
+    payload = "<p>隆垄</p>".encode("gbk")
+    assert payload.decode("utf-8")
+    assert decode(payload, "gbk") == "<p>隆垄</p>"
+
+
 def test_nothing_declared_and_not_utf8_is_detected():
     text = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 20
     assert decode(text.encode("cp1251")) == text
@@ -56,6 +90,7 @@ def test_tidy_text_can_go_into_arrow():
 
 
 JAPANESE = "<p>①ソフトウェア表示～髙橋</p>"
+JAPANESE_7_BIT = "日本語の文"
 RUSSIAN = "<p>Съешь же ещё этих мягких французских булок</p>"
 
 
