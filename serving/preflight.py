@@ -1,7 +1,8 @@
 """Whether a number format, and what is built on it, runs on some hardware: (ok, reason), before anything is started.
 
 The tables hold for the vLLM of `VLLM`, by the checks of its kernels (`vllm/model_executor/kernels/linear`): a test
-asks these through `serving/kernel_probe.py`, so that a vLLM that disagrees fails. Kernels on CPU: oneDNN for INT8,
+asks these through `serving/kernel_probe.py`, so that a vLLM that disagrees fails. Of another vLLM `other_vllm` warns:
+whoever judges by the tables says so. Kernels on CPU: oneDNN for INT8,
 PyTorch's dynamic 4-bit product for W4A8, scaled_mm for FP8; the 4-bit weight-only kernel needs AVX-512 (on AVX2 the
 engine starts and dies at the first request: vllm#55613).
 """
@@ -10,9 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from core.errors import UserError
-from serving.hardware import Hardware, detect
+from serving.hardware import Hardware, detect, vllm_version
 
 VLLM = "0.29"
+
+# (format, kind of machine) where vLLM's registry says yes and the kernel does not work.
+PROMISED: Mapping[tuple[str, str], str] = {
+    ("int4_w4a16", "AVX2"): "the operation is not compiled: vllm#55613",
+    ("int8_w8a8", "Blackwell 10.0"): "docs.vllm.ai, features/quantization/int8: not on capabilities from 10.0",
+    ("int8_w8a8", "Blackwell 12.0"): "the same",
+}
 
 _HEAD_SIZES_CPU = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _UNITS = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}
@@ -84,6 +92,17 @@ class Verdict(NamedTuple):
 
     ok: bool
     reason: str
+
+
+def other_vllm() -> str | None:
+    """A warning when the vLLM that is installed is not the one of the tables; None when it is, or without one."""
+    version = vllm_version()
+    if version is None or version.startswith(f"{VLLM}."):
+        return None
+    return (
+        f"vLLM {version} is installed, and what runs where is known of {VLLM}: a format may fail that is said to run, "
+        "or run that is refused; 'raymill serve preflight --ask' asks this vLLM itself"
+    )
 
 
 def number_format(config: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from serving import hardware, preflight
 from serving.hardware import PROFILES, Hardware
 from serving.preflight import FEATURES, FORMATS, Verdict
 
+AGREES, DISAGREES = "yes", "no"
 _UNITS = {"avx2": "AVX2", "avx512": "AVX-512", "vnni": "VNNI", "bf16": "BF16", "amx": "AMX"}
 
 
@@ -38,7 +39,10 @@ def _cells(verdict: Verdict) -> list[str]:
 
 
 def asked() -> list[list[str]]:
-    """What vLLM's own registry says for the kind of machine that this one is. Raises RaymillError when it cannot."""
+    """What vLLM's own registry says for the kind of machine that this one is, and whether the tables say the same.
+
+    Raises RaymillError when vLLM cannot be asked.
+    """
     command = [sys.executable, "-m", "serving.kernel_probe"]
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
@@ -49,7 +53,9 @@ def asked() -> list[list[str]]:
     rows = []
     for name, answers in json.loads(done.stdout).items():
         ok, kernel = answers[kind]
-        rows.append([name, kernel if ok else f"none: {kernel}"[:160], "yes" if ok == _ours(name, machine) else "no"])
+        known = preflight.PROMISED.get((name, kind)) if ok else None
+        agrees = AGREES if ok == _ours(name, machine) else f"no, as known: {known}" if known else DISAGREES
+        rows.append([name, kernel if ok else f"none: {kernel}"[:160], agrees])
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from core.config import StageConfig
+from core.errors import RaymillError
 from raymill import console
 
 
@@ -20,18 +21,20 @@ def chosen_ray(address: str | None, configs: Sequence[StageConfig]) -> Iterator[
     """
     import os
 
-    from cluster import local, runtime
-
     started = False
     if address is None and any(getattr(config, "keep", False) for config in configs):
+        from cluster import local
+
         started = local.current() is None
         local.up(for_endpoint=True)
         address = "auto"
     try:
-        if address is not None:
+        if address is not None:  # a stage that needs no Ray runs where there is none
+            from cluster import runtime
+
             os.environ[runtime.ADDRESS_VARIABLE] = address
-        if address not in (None, "local"):
-            runtime.connect(address)  # a wrong address is said before any work is done
+            if address != "local":
+                runtime.connect(address)  # a wrong address is said before any work is done
         yield
     except BaseException:
         if started and not _is_up():
@@ -96,14 +99,24 @@ def preflight(
     checkpoint: Annotated[Path | None, typer.Argument(help="say it for this checkpoint", show_default=False)] = None,
     ask: Annotated[bool, typer.Option("--ask", help="ask the installed vLLM's kernels as well (20 s)")] = False,
 ) -> None:
-    """Show which number formats and features run on this machine, and why others do not."""
+    """Show which number formats and features run on this machine, and why others do not.
+
+    With --ask it ends with 1 when the installed vLLM disagrees.
+    """
+    from serving import preflight as tables
     from serving import preflight_table
 
+    if (warning := tables.other_vllm()) is not None:
+        console.say(f"warning: {warning}")
     title, columns, rows = preflight_table.for_machine(None if checkpoint is None else str(checkpoint))
     console.say(title)
     console.table(columns, rows)
     if ask:
-        console.table(["format", "vLLM's kernel here", "agrees"], preflight_table.asked())
+        answers = preflight_table.asked()
+        console.table(["format", "vLLM's kernel here", "agrees"], answers)
+        wrong = [name for name, _, agrees in answers if agrees == preflight_table.DISAGREES]
+        if wrong:
+            raise RaymillError(f"the installed vLLM and the tables disagree on {', '.join(wrong)}")
 
 
 def _is_up() -> bool:

@@ -40,6 +40,16 @@ def test_a_package_of_another_version_or_none_is_named(monkeypatch):
     assert "peft is missing" in finding.found
 
 
+def test_a_vllm_that_the_tables_of_formats_do_not_know_is_a_warning(monkeypatch):
+    from serving import preflight
+
+    monkeypatch.setattr(preflight, "VLLM", "0.99")
+    finding = found("vLLM")
+    assert finding.state == "warning"
+    assert "what runs where is known of 0.99" in finding.found
+    assert "preflight --ask" in finding.mend
+
+
 def test_a_full_disk_and_little_shared_memory_are_told_apart(monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(64 << 20, 62 << 20, 2 << 20))

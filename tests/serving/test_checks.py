@@ -60,6 +60,13 @@ def test_the_engine_will_run_on_what_it_was_judged_for(base):
     refused(model(base, tensor_parallel_size=2), "tensor_parallel_size: .* only GPUs share an engine")
 
 
+def test_a_vllm_that_the_tables_do_not_know_is_warned_of(base, monkeypatch, caplog):
+    monkeypatch.setattr(checks.preflight, "vllm_version", lambda: "0.33.0")
+    checks.served(model(base), AVX2)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "vLLM 0.33.0 is installed" in record.message
+
+
 def test_another_engine_is_needed_when_what_it_starts_with_changes_and_not_otherwise(base, adapter, tmp_path):
     version = checks.served(model(base), AVX2).version
     assert checks.served(model(base, aliases=["a"], replicas=Replicas(max=3)), AVX2).version == version

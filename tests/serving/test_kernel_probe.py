@@ -5,13 +5,6 @@ import pytest
 from serving import preflight
 from serving.hardware import PROFILES
 
-# Where the registry says yes and the kernel does not work.
-PROMISED = {
-    ("int4_w4a16", "AVX2"): "the operation is not compiled: vllm#55613",
-    ("int8_w8a8", "Blackwell 10.0"): "docs.vllm.ai, features/quantization/int8: not on capabilities from 10.0",
-    ("int8_w8a8", "Blackwell 12.0"): "the same",
-}
-
 
 @pytest.mark.slow
 def test_the_tables_say_what_the_kernels_of_the_installed_vllm_say(vllm_asked):
@@ -21,7 +14,9 @@ def test_the_tables_say_what_the_kernels_of_the_installed_vllm_say(vllm_asked):
         assert set(by_kind) == set(PROFILES)
         for kind, (ok, kernel) in by_kind.items():
             ours = preflight.runs(name, PROFILES[kind])
-            if ours.ok != ok and (name, kind) not in PROMISED:
+            if ours.ok != ok and (name, kind) not in preflight.PROMISED:
                 wrong.append(f"{name} on {kind}: vLLM says {ok} ({kernel}), we say {ours}")
     assert wrong == []
-    assert all(answers[name][kind][0] for name, kind in PROMISED), "what is mended there is no exception any more"
+    assert all(answers[name][kind][0] for name, kind in preflight.PROMISED), (
+        "what is mended there is no exception any more"
+    )

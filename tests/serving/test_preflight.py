@@ -257,3 +257,9 @@ def test_the_head_sizes_are_those_of_the_installed_engine():
     [sizes] = [node for node in functions if node.name == "get_supported_head_sizes"]
     [returned] = [node for node in ast.walk(sizes) if isinstance(node, ast.Return)]
     assert sorted(ast.literal_eval(returned.value)) == sorted(preflight._HEAD_SIZES_CPU)
+
+
+def test_another_vllm_than_that_of_the_tables_is_said_by_whoever_judges_by_them(monkeypatch):
+    for version, known in (("0.29.0", True), ("0.29.4+cpu", True), ("0.30.0", False), ("0.2.9", False), (None, True)):
+        monkeypatch.setattr(preflight, "vllm_version", lambda version=version: version)
+        assert (preflight.other_vllm() is None) == known, version

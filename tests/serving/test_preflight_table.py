@@ -1,8 +1,12 @@
 import json
 import runpy
+import subprocess
 
-from serving import preflight, preflight_table
-from serving.hardware import PROFILES
+import pytest
+from typer.testing import CliRunner
+
+from serving import hardware, preflight, preflight_table
+from serving.hardware import PROFILES, Hardware
 from tests.conftest import ROOT
 
 
@@ -34,3 +38,31 @@ def test_the_command_says_it_for_this_machine_and_for_a_checkpoint(tmp_path, ray
     done = raymill_here("serve", "preflight", tmp_path / "absent")
     assert done.returncode == 2
     assert "no such checkpoint directory" in done.stderr
+
+
+@pytest.fixture
+def vllm_says(monkeypatch):
+    """A vLLM of another version, on a machine with AVX2, whose registry answers so."""
+
+    def answer(**formats):
+        said = {name: {"AVX2": [ok, "Kernel"]} for name, ok in formats.items()}
+        monkeypatch.setattr(hardware, "detect", lambda *_: Hardware(avx2=True))
+        done = subprocess.CompletedProcess([], 0, json.dumps(said), "")
+        monkeypatch.setattr(preflight_table.subprocess, "run", lambda *_, **__: done)
+        monkeypatch.setattr(preflight, "vllm_version", lambda: "0.31.0")
+
+    return answer
+
+
+def test_a_vllm_that_disagrees_ends_the_command_with_1_unless_it_is_known_why(vllm_says):
+    from raymill.cli import app
+
+    vllm_says(int8_w8a8=True, int4_w4a16=True)
+    done = CliRunner().invoke(app, ["serve", "preflight", "--ask"])
+    assert done.exit_code == 0, done.output
+    assert "vLLM 0.31.0 is installed" in done.output
+    assert "vllm#55613" in preflight_table.asked()[1][2]
+    vllm_says(int8_w8a8=False)
+    assert preflight_table.asked() == [["int8_w8a8", "none: Kernel", "no"]]
+    done = CliRunner().invoke(app, ["serve", "preflight", "--ask"])
+    assert done.exit_code == 1
