@@ -1,46 +1,75 @@
 """Candidate pairs: documents that share a band of their signatures."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from data_engine.rows import PAIR, is_earlier
 
+_PAIRS_AT_ONCE = 1 << 19
+"""About 100 bytes each while duplicates among them are removed."""
 
-def find_pairs(bands: np.ndarray, all_pairs_up_to: int, anchors: int) -> tuple[np.ndarray, int]:
-    """The distinct pairs of documents that share a bucket, and how many pairs of large buckets were left out.
+
+def find_pairs(
+    bands: np.ndarray, all_pairs_up_to: int, anchors: int, at_once: int = _PAIRS_AT_ONCE
+) -> tuple[Iterator[np.ndarray], int]:
+    """The pairs of documents that share a bucket, in batches, and how many pairs of large buckets were left out.
 
     bands: (n,) rows.BAND, every row of some range of keys. A bucket of at most `all_pairs_up_to` documents gives all
     its pairs; a larger one pairs each document with the `anchors` first, so that its pairs grow with its size, not
     with its square. First are documents of earlier artifacts, then those with the smallest ids. Two earlier documents
-    are no pair. Returns (m,) rows.PAIR: the one that comes first is `one`, unless it is an earlier document; sorted.
+    are no pair. Each batch is (m,) rows.PAIR, m at most twice `at_once` (or `anchors`): the one that comes first is
+    `one`, unless it is an earlier document; sorted, no pair twice. A pair may be in several batches.
     """
     ranked = _buckets(bands)
-    if not ranked.size:
-        return np.zeros(0, PAIR), 0
-    starts = np.flatnonzero(np.concatenate([[True], ranked["key"][1:] != ranked["key"][:-1]]))
+    starts = np.flatnonzero(np.concatenate([[True], ranked["key"][1:] != ranked["key"][:-1]])[: ranked.size])
     sizes = np.diff(np.concatenate([starts, [ranked.size]]))
-    ref = ranked["ref"]
-    ones, others, skipped = [], [], 0
+    first = np.where(sizes > all_pairs_up_to, np.minimum(anchors, sizes), sizes)
+    ref = np.array(ranked["ref"])
+    held = np.add.reduceat(is_earlier(ref).astype(np.int64), starts) if starts.size else sizes
+    # of `of` documents, those pairs that have one of the first so many
+    among = lambda first, of: first * (of - 1) - first * (first - 1) // 2  # noqa: E731
+    every, considered = (among(n, sizes) - among(np.minimum(n, held), held) for n in (sizes, first))
+    return _batches(_pairs(ref, starts, sizes, first, at_once), at_once), int((every - considered).sum())
+
+
+def _pairs(
+    ref: np.ndarray, starts: np.ndarray, sizes: np.ndarray, first: np.ndarray, at_once: int
+) -> Iterator[np.ndarray]:
+    """The pairs of buckets, some at a time. first: (buckets,) each document is paired with so many first ones."""
     for size in np.unique(sizes):
-        # all buckets of one size at a time: (buckets, size) refs
-        members = ref[starts[sizes == size][:, None] + np.arange(size)]
-        if size > all_pairs_up_to:
-            one = np.repeat(np.arange(anchors), size)
-            other = np.tile(np.arange(size), anchors)
-            one, other = one[other > one], other[other > one]
-            held = is_earlier(members).sum(axis=1)
-            among = np.minimum(held, anchors)
-            considered = one.size - (among * (held - 1) - among * (among - 1) // 2)
-            skipped += int((size * (size - 1) // 2 - held * (held - 1) // 2 - considered).sum())
-        else:
-            one, other = np.triu_indices(size, 1)
-        ones.append(members[:, one].ravel())
-        others.append(members[:, other].ravel())
-    pairs = np.zeros(sum(part.size for part in ones), PAIR)
-    pairs["one"], pairs["other"] = np.concatenate(ones), np.concatenate(others)
-    pairs = pairs[~is_earlier(pairs["one"]) | ~is_earlier(pairs["other"])]
-    turned = is_earlier(pairs["one"])
-    pairs["one"][turned], pairs["other"][turned] = pairs["other"][turned], pairs["one"][turned]
-    return distinct(pairs), skipped
+        alike = np.flatnonzero(sizes == size)
+        limit = first[alike[0]]
+        # documents that share one bucket share others: side by side, what they give twice is soon removed
+        buckets = starts[alike][np.argsort(ref[starts[alike]], kind="stable")]
+        width = max(1, at_once // limit)
+        for begin in range(1, size, width):
+            others = np.arange(begin, min(begin + width, size))
+            one, other = np.nonzero(np.arange(limit)[:, None] < others)
+            together = max(1, at_once // one.size)
+            for some in range(0, buckets.size, together):
+                places = buckets[some : some + together, None]
+                pairs = np.empty(places.size * one.size, PAIR)
+                pairs["one"], pairs["other"] = ref[places + one].ravel(), ref[places + others[other]].ravel()
+                pairs = pairs[~is_earlier(pairs["one"]) | ~is_earlier(pairs["other"])]
+                turned = is_earlier(pairs["one"])
+                pairs["one"][turned], pairs["other"][turned] = pairs["other"][turned], pairs["one"][turned]
+                yield pairs
+
+
+def _batches(parts: Iterator[np.ndarray], at_once: int) -> Iterator[np.ndarray]:
+    """Distinct pairs of as many parts as fit."""
+    held = np.zeros(0, PAIR)
+    waiting: list[np.ndarray] = []
+    for part in parts:
+        waiting.append(part)
+        if held.size + sum(one.size for one in waiting) > at_once:
+            held = distinct(np.concatenate([held, *waiting]))
+            waiting = []
+            if 2 * held.size > at_once:
+                yield held
+                held = np.zeros(0, PAIR)
+    yield distinct(np.concatenate([held, *waiting]))
 
 
 def distinct(pairs: np.ndarray) -> np.ndarray:

@@ -92,9 +92,10 @@ def remove_near(run: Run, corpus: Corpus, exact: Removals) -> Removals:
         if not folders.scratch("pairs_skipped", str(part)).exists()
     ]
     map_tasks(run, "candidate pairs", tasks, partial(_pairs_of_range, corpus, exact.files))
-    pairs = [folders.scratch("pairs", str(part)) for part in range(parts)]
+    found = np.array([rows.load(folders.scratch("pairs_skipped", str(part))) for part in range(parts)])
+    skipped = int(found[:, 0].sum())
+    pairs = [_pairs_file(folders, part, batch) for part in range(parts) for batch in range(found[part, 1])]
     suspects = [folders.scratch("suspects", str(part)) for part in range(parts)]
-    skipped = sum(int(rows.load(folders.scratch("pairs_skipped", str(part)))[0]) for part in range(parts))
 
     shards = [s for s in corpus.holdings.shards() if not folders.scratch("suspects_of", str(s)).exists()]
     together = 1 + sum(len(rows.load(file)) for file in suspects) // _SUSPECTS_OF_PART
@@ -143,13 +144,20 @@ def _pairs_of_range(corpus: Corpus, exact: Sequence[Path], task: Task) -> dict[s
     own = rows.read_range(corpus.files("bands"), "key", first, last)
     gone = np.concatenate([np.zeros(0, np.uint64), *(rows.load(file)["ref"] for file in exact)])
     bands = np.concatenate([own[~np.isin(own["ref"], gone)], corpus.earlier.bands(first, last)])
-    pairs, skipped = find_pairs(bands, corpus.config.bucket_pairs, corpus.config.bucket_anchors)
-    suspects = np.unique(np.concatenate([pairs["one"], pairs["other"]]))
+    batches, skipped = find_pairs(bands, corpus.config.bucket_pairs, corpus.config.bucket_anchors)
+    suspects = []
+    for batch, pairs in enumerate(batches):
+        rows.save(_pairs_file(corpus.folders, task["part"], batch), pairs)
+        suspects.append(np.unique(np.concatenate([pairs["one"], pairs["other"]])))
     name = str(task["part"])
-    rows.save(corpus.folders.scratch("pairs", name), pairs)
-    rows.save(corpus.folders.scratch("suspects", name), suspects.view([("ref", "<u8")]))
-    rows.save(corpus.folders.scratch("pairs_skipped", name), np.array([skipped], np.int64))
+    together = np.unique(np.concatenate(suspects))
+    rows.save(corpus.folders.scratch("suspects", name), together.view([("ref", "<u8")]))
+    rows.save(corpus.folders.scratch("pairs_skipped", name), np.array([skipped, len(suspects)], np.int64))
     return {}
+
+
+def _pairs_file(folders: Folders, part: int, batch: int) -> Path:
+    return folders.scratch("pairs", f"{part}-{batch}")
 
 
 def _sets_of_shards(corpus: Corpus, suspects: Sequence[Path], task: Task) -> dict[str, Any]:

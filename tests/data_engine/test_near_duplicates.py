@@ -1,6 +1,7 @@
 """Duplicates against brute force: every pair compared, networkx for the components."""
 
 import random
+import tracemalloc
 from itertools import pairwise
 
 import networkx as nx
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_engine import rows
-from data_engine.candidates import find_pairs
+from data_engine.candidates import distinct, find_pairs
 from data_engine.connected_components import components, spanning_forest
 from data_engine.exact import find_exact
 from data_engine.kernels.shingles import jaccard
@@ -59,16 +60,22 @@ def bands_of(keys_by_document):
     return np.array(out, rows.BAND)
 
 
+def all_pairs(*arguments):
+    """What `find_pairs` gives in all: (pairs sorted, each once; how many were skipped)."""
+    batches, skipped = find_pairs(*arguments)
+    return distinct(np.concatenate(list(batches))), skipped
+
+
 def test_pairs_of_small_buckets_are_all_pairs():
     bands = bands_of({1: [10, 20], 2: [10], 3: [10, 20], 4: [30]})
-    pairs, skipped = find_pairs(bands, 64, 8)
+    pairs, skipped = all_pairs(bands, 64, 8)
     assert pairs.tolist() == [(1, 2), (1, 3), (2, 3)]
     assert skipped == 0
 
 
 def test_large_buckets_pair_with_the_smallest_ids_and_count_what_they_skip():
     bands = bands_of({n: [7] for n in range(100)})
-    pairs, skipped = find_pairs(bands[np.random.default_rng(1).permutation(100)], 64, 8)
+    pairs, skipped = all_pairs(bands[np.random.default_rng(1).permutation(100)], 64, 8)
     assert {pair[0] for pair in pairs.tolist()} == set(range(8))
     assert len(pairs) == sum(99 - n for n in range(8))
     assert skipped == 100 * 99 // 2 - len(pairs)
@@ -98,15 +105,37 @@ def test_pairs_equal_a_loop_over_buckets(seed):
                 else:
                     skipped += 1
     bands = bands[rng.permutation(bands.size)]
-    pairs, left_out = find_pairs(bands, 10, 3)
-    assert pairs.tolist() == sorted(expected)
-    assert left_out == skipped
+    for at_once in (1, 7, 60, 1 << 19):
+        batches, left_out = find_pairs(bands, 10, 3, at_once)
+        found = list(batches)
+        assert all(part.size <= 2 * max(at_once, 10) and (part == distinct(part)).all() for part in found)
+        assert distinct(np.concatenate(found)).tolist() == sorted(expected)
+        assert left_out == skipped
+
+
+def test_pairs_of_many_buckets_are_never_in_memory_together():
+    bands = np.zeros(100_000, rows.BAND)
+    bands["id"] = bands["ref"] = np.arange(bands.size)
+    bands["key"] = bands["ref"] // 64
+    tracemalloc.start()
+    batches, _ = find_pairs(bands, 64, 8, 1 << 16)
+    pairs = sum(part.size for part in batches)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pairs == 1562 * (64 * 63 // 2) + 32 * 31 // 2
+    assert 2 * peak < pairs * rows.PAIR.itemsize
+
+
+def test_documents_that_share_many_buckets_are_nearly_always_a_pair_in_one_batch_alone():
+    bands = bands_of({n: [n // 6 + 100 * band for band in range(14)] for n in range(600)})
+    batches, _ = find_pairs(bands, 64, 8, 500)
+    assert 1500 <= sum(part.size for part in batches) < 1600
 
 
 def test_a_bucket_of_a_hundred_thousand_needs_no_square():
     bands = np.zeros(100_000, rows.BAND)
     bands["id"] = bands["ref"] = np.arange(100_000)
-    pairs, _ = find_pairs(bands, 64, 8)
+    pairs, _ = all_pairs(bands, 64, 8)
     assert len(pairs) == 8 * 100_000 - 36
 
 
