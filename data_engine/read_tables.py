@@ -11,6 +11,8 @@ from core import storage
 from data_engine.records import Damage, Record, Skips, iso_date, one_line
 
 _READ = 1 << 20
+_ESCAPED = 6
+"""Bytes of JSON for one byte of text at most, as in \\u0007; another _READ is left for the other fields of a line."""
 ROWS = 1024
 _UNREADABLE = (pa.ArrowException, ValueError, OverflowError)
 """What Arrow raises for bytes that are no UTF-8, offsets beyond a buffer, and times beyond Python's calendar."""
@@ -103,26 +105,45 @@ def read_parquet(path: str, start: int, end: int, columns: Columns, max_bytes: i
 def read_jsonl(
     path: str, start: int, end: int, columns: Columns, max_bytes: int, skips: Skips
 ) -> Iterator[Record | Damage]:
-    """The lines that begin in bytes start..end of the decompressed file; a record's offset is that of its line."""
+    """The lines that begin in bytes start..end of the decompressed file; a record's offset is that of its line.
+
+    A line that is longer than a text of max_bytes can make it is damage, and is not held in memory.
+    """
     with storage.open_read(path) as raw, _decompressed(raw, path) as file:
         position = 0
         if start:
             # a line belongs to the part in which it begins: begin after the first '\n' at or after start - 1
             raw.seek(start - 1)
-            position = start - 1 + len(file.readline())
+            position, line = start - 1, b" "
+            while position < end and line and not line.endswith(b"\n"):
+                line = file.readline(_READ)
+                position += len(line)
+        longest = _ESCAPED * max_bytes + _READ
         while position < end:
             try:
-                line = file.readline()
+                line = file.readline(longest)
+                rest = _rest_of_line(file, line)
             except (OSError, EOFError, pa.ArrowException) as error:
                 yield Damage(path, position, f"the file does not decompress: {one_line(error)}")
                 return
             if not line:
                 return
-            if line.strip():
+            if rest:
+                yield Damage(path, position, f"the line is longer than {longest:,} bytes; see max_document_bytes")
+            elif line.strip():
                 yield _json_record(line, path, position, columns, max_bytes)
             else:
                 skips.add("empty line")
-            position += len(line)
+            position += len(line) + rest
+
+
+def _rest_of_line(file: IO[bytes], line: bytes) -> int:
+    """Pass over what is left of a line, in bounded memory. Returns its bytes."""
+    rest = 0
+    while line and not line.endswith(b"\n"):
+        line = file.readline(_READ)
+        rest += len(line)
+    return rest
 
 
 def _json_record(line: bytes, path: str, offset: int, columns: Columns, max_bytes: int) -> Record | Damage:

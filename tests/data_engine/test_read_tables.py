@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,10 @@ from data_engine.sources import Source, list_shards
 from tests.data_engine import corpora
 
 COLUMNS = read_tables.Columns("text", "url", "date", "license")
+
+
+def zstd(data):
+    return pa.compress(data, "zstd", asbytes=True)
 
 
 def jsonl(path, start=0, end=1 << 62):
@@ -64,6 +69,38 @@ def test_a_line_nested_beyond_every_limit_costs_itself(tmp_path):
     assert damage.error == "the line is nested too deeply"
 
 
+LONG = 30_000_000
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("last", [True, False])
+def test_an_endless_line_is_one_damage_in_bounded_memory(tmp_path, ending, last):
+    """Also for the parts of a file that begin within it."""
+    lines = [b'{"text": "a"}', b'{"text": "' + b"x" * LONG + b'"}', *([] if last else [b'{"text": "b"}'])]
+    content = b"\n".join(lines)
+    packed = {"": bytes, ".gz": lambda data: gzip.compress(data, 1), ".zst": zstd}[ending](content)
+    (tmp_path / f"a.jsonl{ending}").write_bytes(packed)
+    step = 1 << 62 if ending else 7_000_000
+    tracemalloc.start()
+    try:
+        found = [
+            one
+            for start in range(0, len(content), step)
+            for one in jsonl(tmp_path / f"a.jsonl{ending}", start, min(start + step, 1 << 62))
+        ]
+        assert tracemalloc.get_traced_memory()[1] < LONG / 3
+    finally:
+        tracemalloc.stop()
+    assert [type(one) is Record for one in found] == ([True, False] if last else [True, False, True])
+    assert (found[1].offset, found[1].error) == (14, "the line is longer than 1,108,576 bytes; see max_document_bytes")
+
+
+def test_a_line_that_is_long_for_its_escapes_or_its_other_fields_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "\7" * 10_000, "other": "x" * 1_000_000}) + "\n")
+    assert [len(one.payload) for one in jsonl(path)] == [10_000]
+
+
 def test_values_that_cannot_be_read_cost_their_row_and_a_date_its_date(tmp_path):
     far = pa.array([0, 400_000_000_000_000_000, 0, 0], pa.timestamp("us"))
     rows = {"text": corpora.strings([b"a", b"b", b"\xff\xfe", b"d"]), "url": ["1", "2", "3", "4"], "date": far}
@@ -85,7 +122,7 @@ def test_compressed_lines_are_read_and_a_cut_file_keeps_its_first_lines(tmp_path
     packed = {
         "gz": gzip.compress,
         "bz2": bz2.compress,
-        "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+        "zst": zstd,
     }[ending](content)
     path = tmp_path / f"a.jsonl.{ending}"
     path.write_bytes(packed)
