@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from serving.protocol import Body, Json, ModelRequest, Sampling
+from serving.grammar_limits import check_schemas
+from serving.protocol import Body, ModelRequest, Sampling, Schema
 
 _MAX_TOOLS = 128
 _MAX_MESSAGES = 2048
@@ -63,7 +64,7 @@ class Function(Body):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
-    parameters: Json | None = Field(None, description="JSON schema of its arguments")
+    parameters: Schema | None = Field(None, description="JSON schema of its arguments")
     strict: bool | None = None
 
 
@@ -108,6 +109,8 @@ class ChatRequest(Sampling):
         names = {tool.function.name for tool in self.tools}
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError("tool_choice: none of the tools has this name")
+        if self.tool_choice == "required" or any(tool.function.strict for tool in self.tools):
+            check_schemas(tool.function.parameters for tool in self.tools)  # one grammar holds all of them
         return self
 
     def tokens_asked(self) -> int:

@@ -8,10 +8,19 @@ surrogate pair (of which tokenizers die), 200 levels of nesting at most.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
 from serving.bounded import bound
+from serving.grammar_limits import MAX_BYTES, MAX_REGEX, check_regex, check_schemas
 
 _MAX_CHOICES = 16
 _MAX_STOPS = 8
@@ -21,6 +30,15 @@ _MAX_FIELDS = 100  # no object of the protocol has half as many
 _Stop = Annotated[str, Field(max_length=1000)]
 _UNION_TAGS = frozenset({"str", "int"})
 Json = dict[str, Any]
+
+
+def _compiles_soon(schema: Json) -> Json:
+    check_schemas([schema])
+    return schema
+
+
+Schema = Annotated[Json, AfterValidator(_compiles_soon)]
+"""A JSON schema of which the engine makes a grammar."""
 
 
 class Body(BaseModel):
@@ -76,7 +94,7 @@ class JsonSchema(Body):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
-    json_schema: Json | None = Field(None, alias="schema")
+    json_schema: Schema | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
@@ -96,14 +114,16 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     """vLLM's structured output; one of the fields."""
 
-    json_schema: Json | None = Field(None, alias="json")
-    regex: str | None = Field(None, min_length=1, max_length=2000)
+    json_schema: Schema | None = Field(None, alias="json")
+    regex: Annotated[str, AfterValidator(check_regex)] | None = Field(None, min_length=1, max_length=MAX_REGEX)
     choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1, max_length=1000)
     grammar: str | None = Field(None, min_length=1, max_length=20_000, description="EBNF")
     json_object: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
+        if sum(map(len, self.choice or ())) > MAX_BYTES:
+            raise ValueError(f"choice: more than {MAX_BYTES:,} characters together")
         if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError("exactly one of json, regex, choice, grammar, json_object")
         return self
