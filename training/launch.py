@@ -1,8 +1,8 @@
 """Who starts the training processes: Ray Train, torch's elastic agent (what `torchrun` is), or nobody.
 
-The only file of `training/` that knows Ray, and only inside the functions that use it: with the other launchers the
-package trains on a machine without Ray. Ray's workers import this file too, so torch and the trainer are imported
-where they are used: a worker only starts a training process (warm.py) and hands on what it says.
+Ray is imported only inside the functions that use it, here and in rollout.py (vLLM's engines): with the other launchers
+`raymill train` works on a machine without Ray. Ray's workers import this file too, so torch and the trainer are
+imported where they are used: a worker only starts a training process (warm.py) and hands on what it says.
 """
 
 import ctypes

@@ -131,6 +131,18 @@ def test_a_killed_elastic_worker_is_replaced_too(ray_session, undisturbed, token
         assert ours["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_the_command_trains_without_ray(tokens, tmp_path, raymill):
+    (tmp_path / "absent" / "ray").mkdir(parents=True)
+    (tmp_path / "absent" / "ray" / "__init__.py").write_text("raise ImportError('no Ray here')")
+    config = settings(tmp_path / "run", tokens, "torchrun", steps=2)
+    (tmp_path / "pretrain.yaml").write_text(config.model_dump_json(exclude_unset=True))
+    path = os.pathsep.join([str(tmp_path / "absent"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = raymill("train", "pretrain", "pretrain.yaml", env=os.environ | {"PYTHONPATH": path})
+    assert found.returncode == 0, found.stderr
+    assert len(metrics.read(tmp_path / "run")) == 2
+
+
 def test_more_workers_at_least_than_at_most_are_refused(tmp_path, tokens):
     with pytest.raises(ValueError, match="min_workers 3 is more than workers 2"):
         settings(tmp_path, tokens, "ray", min_workers=3)
