@@ -111,7 +111,11 @@ _OWN_SUMS = ("loss", "weight", "tokens", "data_seconds")
 
 
 def step_seed(seed: int, step: int, micro_batch: int) -> int:
-    """Seed of the dropout masks of one micro-batch: the same on whichever rank it runs, before and after a resume."""
+    """Seed of the dropout masks of one micro-batch: the same on whichever rank it runs, before and after a resume.
+
+    Pretraining cuts a step into the same micro-batches on any number of ranks, so the masks are the same, too. Packed
+    examples and rollouts are cut for the ranks at hand: there another number of them draws other masks.
+    """
     return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
