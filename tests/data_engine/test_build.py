@@ -155,6 +155,28 @@ def test_a_folder_of_broken_files_gives_all_that_is_good_and_accounts_for_the_re
     assert all(entry["error"] for entry in entries)
 
 
+DOCS = Path(__file__).parents[2] / "docs" / "data_engine.md"
+
+
+@pytest.mark.slow
+def test_real_crawls_give_the_counts_of_the_documentation(tmp_path, real_data):
+    """Its table says: file, records, read, kept, and how many each policy rejected."""
+    section = DOCS.read_text(encoding="utf-8").partition("### Real crawls, counted")[2]
+    rows = re.findall(r"^\| `(\S+)` \| \d+ \| (\d+) \| (\d+) \| (.*?) \|", section, re.MULTILINE)
+    assert len(rows) == 4
+    for name, read, kept, rejected in rows:
+        paths = [str(real_data / "crawl" / name)]
+        changes = {"sources": [{"name": "web", "paths": paths}], "output": str(tmp_path / name)}
+        parsed = config.parse(STAGE.config, {**changes, "shard_bytes": 1 << 30}, "test")  # one shard needs no Ray
+        counts = STAGE.execute(parsed)[0].counts
+        assert (counts["read"], counts["kept"], counts["quarantined"]) == (int(read), int(kept), 0), name
+        by_policy = Counter()
+        for reason, number in counts["rejected"].items():
+            by_policy[reason.partition(":")[0]] += number
+        said = [int(found[0]) for part in rejected.split(", ") if (found := re.match(r"\d+", part))]
+        assert sorted(by_policy.values()) == sorted(said), (name, by_policy)
+
+
 def test_no_single_row_ends_a_build(tmp_path):
     """Dates beyond the calendar, nesting beyond the parser, bytes that are no UTF-8, halves of a surrogate pair."""
     lines = [
