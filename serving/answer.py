@@ -15,7 +15,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving import errors, visit
+from serving import charge, errors, visit
 from serving.admission import Gate
 from serving.catalogue import Served
 from serving.errors import ApiError
@@ -69,10 +69,13 @@ class ModelAnswer(Response):
         try:
             async with asyncio.timeout(min(self.work.seconds, self.work.first_seconds)) as limit:
                 with _client_listens(receive, limit, found):
+                    await charge.reserve_the_rest(found, self.work.served, self.work.kind, self.work.body)
                     await (self._stream if self.work.stream else self._whole)(found, send, limit)
         except ApiError as error:
             await self._fail(error, found, send)
         except TimeoutError:
+            if limit.expired():
+                self._charge_unheard(found)
             if found.gone:
                 found.status = found.status or _CLIENT_LEFT
                 return
@@ -84,8 +87,20 @@ class ModelAnswer(Response):
             log.exception("a stream broke off")
             await self._fail(errors.internal(), found, send)
         finally:
-            if self.work.kind not in _UNCOUNTED:
-                _estimate(found)
+            self._charge(found)
+
+    def _charge(self, found: Visit) -> None:
+        """What the engine counted, or what came when it did not come to that."""
+        if self.work.kind in _UNCOUNTED or found.first is None:
+            return
+        charge.measure(found, self.work.served, self.work.body)
+        charge.estimate(found, self.work.served, self.work.kind, self.work.body, 0.0)
+
+    def _charge_unheard(self, found: Visit) -> None:
+        """The engine was at work and nothing had come of it when the client, or the time, was gone."""
+        if self.work.kind not in _UNCOUNTED and found.asked is not None and found.first is None:
+            waited_s = time.perf_counter() - found.asked
+            charge.estimate(found, self.work.served, self.work.kind, self.work.body, waited_s)
 
     async def _whole(self, found: Visit, send: Send, _: asyncio.Timeout) -> None:
         async with aclosing(self._translated(found)) as parts:
@@ -167,10 +182,3 @@ def _count(part: str, found: Visit) -> None:
         found.completion_tokens = int(usage.get("completion_tokens") or 0)
     except (ValueError, TypeError, AttributeError):
         log.exception("token counts that are none")
-
-
-def _estimate(found: Visit) -> None:
-    """Who leaves before the counts come is charged all the same: 4 bytes or so a token, and a token or more a part."""
-    if found.first is not None and found.prompt_tokens == 0:
-        found.prompt_tokens = found.body_bytes // 4 + 1
-        found.completion_tokens = found.parts

@@ -79,6 +79,20 @@ class Allowance:
                     raise _exceeded(name, bucket.limit, wait)
         self.settle(0, amount)
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether tokens are limited at all."""
+        return self.tokens is not None or self.daily_tokens is not None
+
+    def payable(self, reserved: int, more: int) -> int:
+        """Of `more` tokens, beside those reserved already, as many as this key could ever have: a full bucket of a
+        minute, for which one can wait, and what is left of a day's, for which one cannot."""
+        if self.tokens is not None:
+            more = min(more, self.tokens.limit - reserved)
+        if self.daily_tokens is not None:
+            more = min(more, math.floor(self.daily_tokens.level()))
+        return max(0, more)
+
     def settle(self, reserved: int, used: int) -> None:
         """Put what was used in the place of what was reserved."""
         for bucket in (self.tokens, self.daily_tokens):
