@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,13 +58,13 @@ def _stream(tasks: Sequence[Task], work: Callable[[Task], dict[str, Any]]) -> An
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = [{"task": number} for number in range(len(tasks))]
-    held = ray.put(list(tasks))
+    # a task travels in its own row: of a million files in the list of all, each task would load every name
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
 
     def run_one(row: dict[str, Any]) -> dict[str, Any]:
         # A readable error travels as a value: an exception's cause is lost on its way through Ray Data.
         try:
-            return {"result": work(ray.get(held)[row["task"]])}
+            return {"result": work(pickle.loads(row["task"]))}  # noqa: S301 (the driver's own)
         except RaymillError as error:
             return {"error": str(error), "exit_code": error.exit_code}
         except Exception as error:  # noqa: BLE001 (whatever it is, it is told)

@@ -4,6 +4,7 @@ import random
 import time
 from contextlib import contextmanager
 from functools import partial
+from uuid import uuid4
 
 import pytest
 
@@ -126,6 +127,30 @@ def test_any_number_of_workers_gives_the_same_bytes_as_one(tmp_path, by_one, run
 def test_the_order_of_input_changes_no_document_no_reject_and_no_duplicate(tmp_path, rows, by_one):
     shuffled = random.Random(2).sample(rows, len(rows))
     assert outcome(build(tmp_path / "run", write(tmp_path, shuffled), 25_000)) == outcome(by_one[1])
+
+
+class Told:
+    """Says in a folder each time it is loaded."""
+
+    def __init__(self, folder, number):
+        self.folder, self.number = folder, number
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        (self.folder / f"{self.number}-{uuid4().hex}").touch()
+
+
+def number_of(task):
+    return {"number": task["told"].number}
+
+
+@pytest.mark.slow
+def test_a_task_loads_itself_and_no_other(tmp_path, run, ray_session):
+    (tmp_path / "loaded").mkdir()
+    tasks = [{"told": Told(tmp_path / "loaded", number)} for number in range(20)]
+    results = shard_map.map_tasks(run, "told", tasks, number_of)
+    assert sorted(result["number"] for result in results) == list(range(20))
+    assert len(list((tmp_path / "loaded").iterdir())) == 20
 
 
 def refuse(task):
