@@ -248,6 +248,22 @@ def test_components_resolved_together_equal_each_one_alone(seed, preference):
     assert resolved(table, component, preference, 0.5, similarities) == expected
 
 
+def test_what_only_a_hub_ties_together_is_not_loaded_once_for_each_of_its_members():
+    count = 2000
+    table = table_of(range(count), characters=[5] * (count - 1) + [1])
+    loads = 0
+
+    def similarities(one, other):
+        nonlocal loads
+        loads += np.unique(np.concatenate([one, other])).size
+        hub = (one == count - 1) | (other == count - 1)
+        return np.where(hub, 0.78, 0.6)
+
+    expected = {(count - 1, 0, 0, 0.78)}
+    assert resolved(table, np.zeros(count, int), "longest", 0.75, similarities) == expected
+    assert loads < count * count // 64
+
+
 def brute_force_clusters(texts, threshold, width=5):
     """Components of all pairs whose Jaccard similarity reaches the threshold. texts: by id."""
     own = {key: reference(text, width) for key, text in texts.items()}
