@@ -76,26 +76,11 @@ def read(
 
 
 def _member(member: Member, reading: _Reading) -> Iterator[Record | Damage]:
-    """The documents of one gzip member. Its checksum stands at its end, so the last record waits until it was read."""
-    held: Record | Damage | None = None
-    records = 0
+    """The documents of one gzip member. Its checksum stands at its end, which is read before the last one goes out."""
     try:
-        for found in _records(io.BufferedReader(_Raw(member), _READ), member.offset, reading):
-            if held is not None:
-                yield held
-            held = found
-            records += 1
-        member.drain()
+        yield from _records(io.BufferedReader(_Raw(member), _READ), member.offset, reading)
     except DamagedMemberError as error:
-        lost = _nothing_more(member.give_up())
-        # in a file with a member for each record, the record that waits is the damaged one
-        if held is not None and records > 1:
-            yield held
-            held = None
-        known = f"{held.error}; " if isinstance(held, Damage) else ""
-        held = Damage(reading.path, member.offset, f"{known}{error}; {lost}", held.url if held is not None else "")
-    if held is not None:
-        yield held
+        yield Damage(reading.path, member.offset, f"{error}; {_nothing_more(member.give_up())}")
 
 
 class _Raw(io.RawIOBase):

@@ -182,8 +182,8 @@ def test_a_zeroed_block_over_two_members_tells_how_much_is_lost(tmp_path):
     assert damage.error.endswith(f"of the {starts[3] - starts[1]:,} bytes before the next record; fetch the file again")
 
 
-def test_what_is_lost_behind_a_damaged_record_of_one_stream_is_told_once(tmp_path):
-    """The record before the damage is itself too long: it has its entry, and the rest of the stream its own."""
+def test_records_of_one_stream_before_its_damage_are_read_and_the_rest_is_told_once(tmp_path):
+    """The second record is itself too long: it has its entry, and the damage behind it its own."""
     path = tmp_path / "a.warc.gz"
     pages = [(f"http://h/{n}", "200 OK", HTML, b"y" * (600_000 if n else 300_000)) for n in range(3)]
     stream = bytearray(gzip.compress(corpora.warc(pages, gzip=False)))
@@ -193,6 +193,9 @@ def test_what_is_lost_behind_a_damaged_record_of_one_stream_is_told_once(tmp_pat
     assert (first.url, too_long.url) == ("http://h/0", "http://h/1")
     assert "longer than" in too_long.error
     assert "incorrect data check; nothing more is read" in lost.error
+    path.write_bytes(gzip.compress(corpora.warc(pages[:2], gzip=False))[:-9])
+    first, lost = read(path)
+    assert (first.url, type(lost)) == ("http://h/0", Damage)
 
 
 @pytest.mark.parametrize("step", [1, 100, 1 << 20])
