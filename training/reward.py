@@ -1,7 +1,7 @@
 """Stage `train.reward`: preference pairs to a reward model, the first half of the classic RLHF path."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from training.batch import collate
 from training.chat import ChatEncoder
 from training.examples import Examples, PackedExamples, preference_pairs
 from training.launch import launch
+from training.model import bare
 from training.optimizer import OptimizerConfig
 from training.outcome import counts, outcome
 from training.precision import Precision
@@ -127,7 +128,7 @@ def work(config: RewardTrainConfig, directory: Path, world: World) -> dict[str, 
     accuracy = proportion((score_P2[:, 0] > score_P2[:, 1]).double().numpy(), groups)
     found = outcome(trainer, model, last, {"train": train, "heldout": held_out})
     if world.is_main:
-        _check(_save(model, encoder, directory), directory / FOLDER, held_out, encoder.padding)
+        _export(model, encoder, directory, _probes(held_out))
     world.barrier()
     return found | {
         "validation": figures(score_P2),
@@ -158,37 +159,42 @@ def _with_adapter(model: Any, config: RewardTrainConfig) -> PeftModel:
     return wrapped
 
 
-def _save(model: Any, encoder: ChatEncoder, directory: Path) -> Any:
-    """Write `reward_model/`, adapters merged, whole or absent. Returns the model that was written."""
-    model.cpu().eval()
-    whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    whole.set_attn_implementation("sdpa")  # what the trainer chose is not for others
-    temporary = directory / f".{FOLDER}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    whole.save_pretrained(temporary)
-    encoder.tokenizer.save_pretrained(temporary)
-    shutil.rmtree(directory / FOLDER, ignore_errors=True)
-    temporary.rename(directory / FOLDER)
-    return whole
-
-
-@torch.no_grad()
-def _check(model: Any, folder: Path, held_out: Examples, padding: int) -> None:
-    """Raises RaymillError unless the written model, loaded and applied as a reward, scores as the trained one does."""
+def _probes(held_out: Examples) -> list[Answer]:
+    """Some held-out answers, as a reward model is asked for them; those of several turns are no single text."""
     rows = [row for row in held_out.rows if all(len(_as_messages(row[name])) == 1 for name in ("chosen", "rejected"))]
-    answers = [
+    return [
         Answer(row["prompt"], _as_messages(row[name])[0]["content"], row)
         for row in rows[:_PROBED]
         for name in ("chosen", "rejected")
     ]
-    written = RewardModel(str(folder))
-    segments = [[scored_segment(written.rendered(answer), padding)] for answer in answers]
-    if not segments:  # answers of several turns are no single text
-        return
-    expected = reward_model.scores(model, collate(segments, padding), Precision("fp32", "a check")).numpy()
-    difference, scale = np.abs(written(answers) - expected).max(), max(1.0, np.abs(expected).max())
-    if not difference <= _TOLERANCE * scale:
+
+
+@torch.no_grad()
+def _export(model: Any, encoder: ChatEncoder, directory: Path, probes: Sequence[Answer]) -> None:
+    """Write `reward_model/`, adapters merged, whole or absent.
+
+    Raises RaymillError unless the written model, loaded and applied as a reward, scores as the trained one does.
+    """
+    model.cpu().eval()
+    bare(model).set_attn_implementation("sdpa")  # what the trainer chose is not for others
+    expected = [_score(model, encoder, answer) for answer in probes]  # merging uses the adapter up
+    whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    temporary, folder = directory / f".{FOLDER}", directory / FOLDER
+    shutil.rmtree(temporary, ignore_errors=True)
+    whole.save_pretrained(temporary)
+    encoder.tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    found = np.array(RewardModel(str(folder))(probes))
+    difference = np.abs(found - expected).max(initial=0.0)
+    if not difference <= _TOLERANCE * max(1.0, np.abs(found).max(initial=0.0)):
         raise RaymillError(f"{folder}: scores of the written model differ by {difference:.2e} from those in training")
+
+
+def _score(model: Any, encoder: ChatEncoder, answer: Answer) -> float:
+    ids, _ = encoder.encode([*answer.prompt, {"role": "assistant", "content": answer.text}])
+    segment = scored_segment(ids, encoder.padding)
+    return float(reward_model.scores(model, collate([[segment]], encoder.padding), Precision("fp32", "a check")))
 
 
 def reward(config: RewardTrainConfig, run: Run) -> Manifest:

@@ -118,10 +118,6 @@ class RewardModel:
         self.padding = int(self.model.config.pad_token_id)
         self.context = context(self.model.config) or 1 << 30
 
-    def rendered(self, answer: Answer) -> np.ndarray:
-        """Token ids of the whole conversation, (tokens,)."""
-        return self.encoder.encode([*answer.prompt, {"role": "assistant", "content": answer.text}])[0]
-
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """One score per answer. Raises RaymillError for one longer than the model's context."""

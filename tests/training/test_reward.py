@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from peft import LoraModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from core import manifest
-from core.errors import UserError
+from core.errors import RaymillError, UserError
 from tests.training import fixtures
 from training import metrics, reward
 from training.batch import collate
@@ -89,6 +90,14 @@ def test_figures_are_those_of_the_exported_weights_also_after_a_resume(base, pre
     assert found.metrics["accuracy"] == rows[best]["validation_accuracy"]
     (tmp_path / manifest.NAME).unlink()
     assert reward.STAGE.execute(settings)[0].metrics == found.metrics
+
+
+@pytest.mark.slow
+def test_a_merge_that_loses_the_adapter_is_seen(base, preferences, tmp_path, monkeypatch):
+    monkeypatch.setattr(LoraModel, "merge_and_unload", LoraModel.unload)
+    with pytest.raises(RaymillError, match="scores of the written model differ by"):
+        reward.STAGE.execute(config(tmp_path, base, preferences, steps=4))
+    assert manifest.read(tmp_path) is None
 
 
 def test_weights_that_are_not_finite_are_refused(base, tmp_path):
