@@ -47,8 +47,9 @@ def quantize(
     narrow: bool,
     kv_cache: str,
     on_layer: Callable[[], None],
-) -> int | None:
-    """Quantize in place, one decoder layer after the other; returns the group size, None for a scheme without groups.
+) -> tuple[int | None, list[str]]:
+    """Quantize in place, one decoder layer after the other; returns (group size, layers that stay as they are), None
+    for a scheme without groups: see `schemes.group_size`.
 
     calibration_ST: token ids, (samples, length) int64. kv_cache: `fp8` adds calibrated scales for keys and values.
     `on_layer` is called for every linear layer done. Raises UserError when layer widths do not go with the scheme.
@@ -62,7 +63,7 @@ def quantize(
     """
     done = 0
     layers = quantizable(model)
-    size = group_size(variant.scheme, layers)
+    size, kept = group_size(variant.scheme, layers)
     narrow = narrow and variant.scheme == "int8_w8a8"
 
     def count() -> None:
@@ -78,7 +79,7 @@ def quantize(
         oneshot(
             model=model,
             dataset=Dataset.from_dict({"input_ids": calibration_ST.tolist()}),
-            recipe=_recipe(variant, size, narrow, kv_cache),
+            recipe=_recipe(model, variant, size, kept, narrow, kv_cache),
             max_seq_length=calibration_ST.shape[1],
             num_calibration_samples=len(calibration_ST),
             shuffle_calibration_samples=False,
@@ -92,10 +93,12 @@ def quantize(
             attached.num_bits = 8
     for _ in range(len(layers) - done):  # only GPTQ tells about each layer
         on_layer()
-    return size
+    return size, kept
 
 
-def _recipe(variant: Variant, size: int | None, narrow: bool, kv_cache: str) -> list[Any]:
+def _recipe(
+    model: PreTrainedModel, variant: Variant, size: int | None, kept: list[str], narrow: bool, kv_cache: str
+) -> list[Any]:
     """llm-compressor's modifiers, in order."""
     from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
     from llmcompressor.modifiers.gptq import GPTQModifier
@@ -112,11 +115,32 @@ def _recipe(variant: Variant, size: int | None, narrow: bool, kv_cache: str) -> 
     keys_and_values = QuantizationArgs(num_bits=8, type="float", strategy="tensor", symmetric=True, dynamic=False)
     rounding = last(
         config_groups={"group_0": layers},
-        ignore=_IGNORED,
+        ignore=[*_IGNORED, *kept],
         kv_cache_scheme=keys_and_values if kv_cache == "fp8" else None,
     )
-    before = {"smoothquant": SmoothQuantModifier(smoothing_strength=_SMOOTHING), "awq": AWQModifier()}
-    return [before[variant.method], rounding] if variant.method in before else [rounding]
+    if variant.method == "awq":
+        return [AWQModifier(mappings=_balanced(model, kept)), rounding]
+    return (
+        [SmoothQuantModifier(smoothing_strength=_SMOOTHING), rounding]
+        if variant.method == "smoothquant"
+        else [rounding]
+    )
+
+
+def _balanced(model: PreTrainedModel, kept: list[str]) -> list[Any] | None:
+    """AWQ's pairs of layers for this model, None for its own choice; it divides by 0 where none of those after a
+    smoothed one is quantized (llm-compressor 0.12)."""
+    from compressed_tensors.utils import match_name
+    from llmcompressor.modifiers.transform.awq.dynamic_mappings import get_layer_mappings_from_model
+
+    if not kept:
+        return None
+    rounded = [name for name in quantizable(model) if name not in kept]
+    return [
+        mapping
+        for mapping in get_layer_mappings_from_model(model)
+        if any(match_name(name, pattern) for name in rounded for pattern in mapping.balance_layers)
+    ]
 
 
 def save(model: PreTrainedModel, dtype: torch.dtype, original: str | Path, directory: Path) -> None:
@@ -125,9 +149,8 @@ def save(model: PreTrainedModel, dtype: torch.dtype, original: str | Path, direc
     Tokenizer, chat template and generation settings are copied from the original byte for byte.
     """
     shutil.rmtree(directory, ignore_errors=True)
-    quantized = set(quantizable(model))
-    for name, module in model.named_modules():
-        if name not in quantized:
+    for module in model.modules():
+        if getattr(getattr(module, "quantization_scheme", None), "weights", None) is None:
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype

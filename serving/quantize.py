@@ -90,10 +90,11 @@ class QuantizeConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One variant: what it became, or `problem`, why there is no checkpoint of it."""
+    """One variant: what it became, or `problem`, why there is no checkpoint of it. `kept` layers are as they were."""
 
     variant: Variant
     group_size: int | None = None
+    kept: int = 0
     found: Quality | None = None
     disk_bytes: int | None = None
     memory_bytes: int | None = None
@@ -103,7 +104,7 @@ class Outcome:
     def row(self) -> dict[str, Any]:
         """As the manifest and comparison.json have it; sizes in bytes."""
         row: dict[str, Any] = {"scheme": self.variant.scheme, "method": self.variant.method}
-        row |= {"group_size": self.group_size, "problem": self.problem}
+        row |= {"group_size": self.group_size, "layers_kept": self.kept, "problem": self.problem}
         row |= {"bytes_after": self.disk_bytes, "memory_after": self.memory_bytes}
         if self.found is not None:
             row |= {"perplexity_after": self.found.perplexity_after, "perplexity_increase": self.found.increase}
@@ -195,9 +196,13 @@ def _make(
         model = checkpoint.load_model(config.checkpoint)
         layers = len(compress.quantizable(model))
         with run.progress(f"quantizing to {variant.name}", total=layers, unit="layers") as progress:
-            group_size = compress.quantize(
+            group_size, kept = compress.quantize(
                 *(model, variant, calibration.tokens_ST, config.narrow_weights, config.kv_cache), progress.advance
             )
+        if kept:
+            named = ", ".join(kept[:3]) + (", ..." if kept[3:] else "")
+            words = f"groups of {group_size} do not divide the inputs of {len(kept)} of {layers} layers, which stay"
+            run.log.warning("%s: %s as they are: %s", variant.name, words, named)
         dtype = getattr(torch, str(content.get("dtype") or content.get("torch_dtype") or "float32"))
         compress.save(model, dtype, config.checkpoint, scratch)
         del model
@@ -205,7 +210,8 @@ def _make(
         found = _compare(variant, original, scratch, held_out, run)
     written = checkpoint.check(scratch)
     outcome = Outcome(
-        *(variant, group_size, found, footprint.disk_bytes(scratch), footprint.memory_bytes(scratch, written)),
+        *(variant, group_size, len(kept), found),
+        *(footprint.disk_bytes(scratch), footprint.memory_bytes(scratch, written)),
         preflight.serves(written),
         _too_far(variant, found, config.max_perplexity_increase),
     )
@@ -251,6 +257,7 @@ def _headline(made: Sequence[Outcome], before: dict[str, int], several: bool) ->
         assert found is not None and size is not None and outcome.runs is not None
         share = f"weights {before['bytes_before'] / _MIB:.1f} MiB -> {size / _MIB:.1f} MiB"
         group = f", groups of {outcome.group_size}" if outcome.group_size else ""
+        group += f", {outcome.kept} layers kept" if outcome.kept else ""
         if several:
             here = "runs here" if outcome.runs.ok else "does not run here"
             lines.append(
@@ -269,4 +276,4 @@ def _headline(made: Sequence[Outcome], before: dict[str, int], several: bool) ->
     return lines
 
 
-STAGE = Stage(name="serve.quantize", version=4, config=QuantizeConfig, run=quantize)
+STAGE = Stage(name="serve.quantize", version=5, config=QuantizeConfig, run=quantize)

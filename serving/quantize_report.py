@@ -52,6 +52,7 @@ def _facts(best: "Outcome", before: Mapping[str, int], limit: float, tried: int)
         "KL divergence, nats per token": found.kl,
         "size after / before": round(best.disk_bytes / before["bytes_before"], 3),
         "group size": best.group_size or "a scale for each channel",
+        "layers left as they were": best.kept,
         "held-out tokens": found.tokens,
     }
 

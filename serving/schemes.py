@@ -69,10 +69,14 @@ def every() -> list[Variant]:
     return [Variant(name, method) for name, scheme in SCHEMES.items() for method in scheme.methods]
 
 
-def group_size(name: str, widths: Mapping[str, tuple[int, int]]) -> int | None:
-    """The largest group of the scheme that divides the inputs of every layer; None for a scheme without groups.
+def group_size(name: str, widths: Mapping[str, tuple[int, int]]) -> tuple[int | None, list[str]]:
+    """(inputs that share a scale, layers that these do not divide), None for a scheme without groups.
 
-    widths: (outputs, inputs) by layer. Raises UserError, with a layer and what would do, when the scheme has none.
+    The largest group that divides the inputs of every layer; where there is none, that which leaves the fewest weights
+    out. No engine multiplies INT4 weights in groups that its layer's inputs are no multiple of, nor such a layer with a
+    scale for each channel (vLLM 0.29: multiples of 32 inputs on CPUs, of 128 on GPUs): it has to stay as it is.
+
+    widths: (outputs, inputs) by layer. Raises UserError, with a layer and what would do, when none is left.
     """
     scheme = SCHEMES[name]
     if scheme.block is not None:
@@ -83,16 +87,21 @@ def group_size(name: str, widths: Mapping[str, tuple[int, int]]) -> int | None:
                     f"scheme {name}: {layer} is {outputs} x {inputs}, which is not made of blocks of {scheme.block} x "
                     f"{scheme.block}, two of inputs at least; use fp8_dynamic, which has a scale for each channel"
                 )
-        return None
-    for size in scheme.groups:
-        if all(inputs % size == 0 for _, inputs in widths.values()):
-            return size
     if not scheme.groups:
-        return None
-    smallest = scheme.groups[-1]
-    layer, (_, inputs) = next((name, shape) for name, shape in widths.items() if shape[1] % smallest)
-    sizes = " or ".join(map(str, scheme.groups))
-    raise UserError(
-        f"scheme {name}: {layer} has {inputs} inputs, which groups of {sizes} do not divide; "
-        "use int8_w8a8 or fp8_dynamic, which have a scale for each channel"
-    )
+        return None, []
+
+    def left_out(size: int) -> list[str]:
+        return [layer for layer, (_, inputs) in widths.items() if inputs % size]
+
+    def weights(layers: Sequence[str]) -> int:
+        return sum(widths[layer][0] * widths[layer][1] for layer in layers)
+
+    best = min(scheme.groups, key=lambda size: (weights(left_out(size)), -size))
+    kept = left_out(best)
+    if len(kept) == len(widths):
+        sizes = " or ".join(map(str, scheme.groups))
+        raise UserError(
+            f"scheme {name}: {kept[0]} has {widths[kept[0]][1]} inputs, which groups of {sizes} do not divide, and so "
+            "have all; use int8_w8a8 or fp8_dynamic, which have a scale for each channel"
+        )
+    return best, kept

@@ -26,7 +26,13 @@ def write_parquet(path: Path, rows: list[dict]) -> Path:
 
 
 def save_speller(
-    directory: Path, seed: int = 0, width: int = 64, layers: int = 2, kv_heads: int = 1, projections: float = 1.0
+    directory: Path,
+    seed: int = 0,
+    width: int = 64,
+    layers: int = 2,
+    kv_heads: int = 1,
+    projections: float = 1.0,
+    inner: int | None = None,
 ) -> Path:
     """A random Llama that vLLM's CPU kernels take (heads of 32) and that, when greedy, writes ASCII letters alone.
 
@@ -39,7 +45,7 @@ def save_speller(
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=2 * width,
+        intermediate_size=inner or 2 * width,
         num_hidden_layers=layers,
         num_attention_heads=width // 32,
         num_key_value_heads=kv_heads,

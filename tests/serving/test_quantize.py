@@ -256,3 +256,21 @@ def test_a_scheme_that_does_not_fit_the_layers_is_left_out_with_the_reason_and_t
         STAGE.execute(config(given, tmp_path / "one", scheme="fp8_block"))
     with pytest.raises(RaymillError, match="none of 1 schemes became a checkpoint; the first: int8_w8a8-rtn raises"):
         STAGE.execute(config(given, tmp_path / "bad", schemes=["int8_w8a8-rtn"], max_perplexity_increase=0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["awq", "rtn"])
+def test_a_layer_that_no_group_divides_is_as_it_was_and_the_others_are_int4(tmp_path, method):
+    """The shape of the quickstart's model: its down_proj has 688 inputs."""
+    save_speller(tmp_path / "model", width=256, layers=1, kv_heads=8, projections=0.2, inner=688)
+    write_parquet(tmp_path / "documents" / "a.parquet", documents(60))
+    asked = config(tmp_path, tmp_path / "run", scheme="int4_w4a16", method=method, max_perplexity_increase=1.5)
+    manifest, _ = STAGE.execute(asked)
+    assert (manifest.metrics["group_size"], manifest.metrics["layers_kept"]) == (128, 1)
+    before, after = tensors(tmp_path / "model"), tensors(tmp_path / "run" / "checkpoint")
+    name = "model.layers.0.mlp.{}.weight"
+    assert after[name.format("down_proj")].dtype == before[name.format("down_proj")].dtype
+    assert after[name.format("down_proj")].shape == before[name.format("down_proj")].shape
+    if method == "rtn":
+        assert torch.equal(after[name.format("down_proj")], before[name.format("down_proj")])
+    assert name.format("up_proj") + "_packed" in after
