@@ -22,10 +22,23 @@ def status(run: Path) -> list[tuple[str, str]]:
 
     Raises UserError when `run` is no run directory of a training stage.
     """
-    stage = _stage(run)
-    rows = metrics.read(run)
-    life = _life(run)
-    return [("state", life), ("stage", stage), *_progress(rows, life == "running"), *_newest_checkpoint(run)]
+    stage, life = _stage(run), _life(run)
+    found = [("state", life), ("stage", stage)]
+    if stage == "train.rounds":
+        number, run = _newest_round(run)
+        found.append(("round", f"{number:,}" if number else "none yet"))
+    return [*found, *_progress(metrics.read(run), life == "running"), *_newest_checkpoint(run)]
+
+
+def _newest_round(run: Path) -> tuple[int, Path]:
+    """Its number, 0 before the first, and the run directory of its training; both as raymill/rounds.py names them.
+
+    A `folder` of the rounds' own is not known here until they are complete.
+    """
+    made, run = manifest.read(run), run.resolve()
+    folder = Path((made and made.config["folder"]) or f"{run}-rounds")
+    number = max((int(path.name.removeprefix("round-")) for path in folder.glob("round-[0-9]*")), default=0)
+    return number, folder / f"round-{number}" / "dpo"
 
 
 def _stage(run: Path) -> str:

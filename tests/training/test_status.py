@@ -95,6 +95,22 @@ def test_a_finished_run_is_complete(tmp_path, tokens):
     assert found["trainer checkpoint"].endswith("step-00000002")
 
 
+def test_rounds_show_the_newest_of_them(tmp_path):
+    run = tmp_path / "rounds"
+    run.mkdir()
+    (run / "run.json").write_text('{"stage": "train.rounds", "identity": "x"}')
+    assert status(run)[2:] == [("round", "none yet"), ("step", "none yet")]
+    for number, step in ((2, 400), (10, 30)):
+        training = tmp_path / "rounds-rounds" / f"round-{number}" / "dpo"
+        (training / saved_steps.FOLDER / f"step-{step:08d}").mkdir(parents=True)
+        (training / metrics.METRICS).write_text(json.dumps(ROW | {"step": step}) + "\n")
+    found = dict(status(run))
+    assert (found["round"], found["step"]) == ("10", "30 of 400 (8%)")
+    assert found["trainer checkpoint"] == str(training / saved_steps.FOLDER / "step-00000030")
+    (tmp_path / "rounds-rounds" / "round-11" / "pairs").mkdir(parents=True)
+    assert status(run)[2:] == [("round", "11"), ("step", "none yet")]
+
+
 def test_asking_does_not_disturb_a_run_that_wants_to_begin(tmp_path, tokens):
     run = Run("train.pretrain", 1, pretrain_config(tmp_path / "run", tokens))
     with run:
