@@ -20,7 +20,7 @@ NOTES = {
     "serve": """
 The front door and bare vLLM serve one model with the same settings, but not by the same engine: ours runs its worker in
 the engine's own process and packs no product for embedding tables, bare vLLM keeps a worker process that competes for
-the two cores. The figures beside bare vLLM are of the whole; of the door alone is that with a no-op engine. Overload was
+the two cores. The figures beside bare vLLM are of the whole, that with a no-op engine is of the door. Overload was
 measured with a no-op engine, 8 requests running and 2 waiting; the default lets 32 wait, five answer times at most.
 """
 }
