@@ -1,13 +1,10 @@
 """Signals by datatrove's definitions, for `policies.flavour: datatrove`."""
 
-from functools import cache
-
 import numpy as np
 
 from data_engine import english
 from data_engine.kernels import c4, datatrove
 from data_engine.kernels.datatrove_lines import C4Rules
-from data_engine.kernels.english import hash_of
 from data_engine.policies import Policies
 
 
@@ -31,12 +28,6 @@ def measure(utf8: np.ndarray, offsets: np.ndarray, policies: Policies) -> dict[s
     )
     columns = np.empty((offsets.size - 1, len(datatrove.COLUMNS)))
     datatrove.datatrove_statistics(
-        utf8, offsets, english.rules(), _stop_words(), rules, policies.fineweb.short_line, columns
+        utf8, offsets, english.rules(), datatrove.STOP_WORDS_PACKED, rules, policies.fineweb.short_line, columns
     )
     return dict(zip(datatrove.COLUMNS, columns.T.copy(), strict=True))
-
-
-@cache
-def _stop_words() -> np.ndarray:
-    words = [np.array([ord(character) for character in word], np.int32) for word in datatrove.STOP_WORDS]
-    return np.array([hash_of(word, 0, word.size) for word in words], np.uint64)

@@ -45,60 +45,74 @@ def measure(texts: pa.Array, document_languages: Sequence[str], policies: Polici
     NaN means that the signal does not apply to the document; rules on it pass.
     """
     utf8, offsets = buffers(texts)
-    classes, _ = code_points()
-    documents = offsets.size - 1
     codes = [languages.base(language) for language in document_languages]
-
-    word_columns = np.empty((documents, len(words.COLUMNS)))
-    words.word_statistics(utf8, offsets, classes, word_columns)
-    signals = dict(zip(words.COLUMNS, word_columns.T.copy(), strict=True))
-
-    repetition_columns = np.empty((documents, len(repetition.COLUMNS)))
-    repetition.repetition(utf8, offsets, classes, signals["unspaced"], repetition_columns)
-    signals.update(zip(repetition.COLUMNS, repetition_columns.T.copy(), strict=True))
-
-    line_columns = np.empty((documents, len(lines.COLUMNS)))
-    lines.line_statistics(utf8, offsets, classes, policies.fineweb.short_line, line_columns)
-    signals.update(zip(lines.COLUMNS, line_columns.T.copy(), strict=True))
-
-    c4_columns = np.empty((documents, len(c4.COLUMNS)))
-    c4.c4_statistics(
-        utf8,
-        offsets,
-        classes,
-        policies.c4.min_words_per_line,
-        policies.c4.max_word_length,
-        policies.c4.terminal_punctuation,
-        c4.PHRASE_BYTES,
-        c4.PHRASE_STARTS,
-        c4.PHRASE_KINDS,
-        c4.PHRASE_FIRST,
-        c4_columns,
-    )
-    signals.update(zip(c4.COLUMNS, c4_columns.T.copy(), strict=True))
-
-    total, distinct = _matches(utf8, offsets, codes)
-    signals["stop_words"] = distinct[:, 0].copy()
-    signals["toxic_words"] = total[:, 1] / np.maximum(signals["words"], _LEAST_WORDS_OF_TOXICITY)
-    signals["newlines_per_word"] = signals["newlines"] / np.maximum(signals["tokens"], 1.0)
-
-    endless = np.array([code in languages.WITHOUT_SENTENCE_TERMINALS for code in codes], bool)
-    for name in ("terminal_lines", "c4_sentences", "c4_kept_lines"):
-        signals[name][endless] = np.nan
-    signals["quality"] = _quality(signals)
+    signals = _words(utf8, offsets)
     if policies.flavour == "datatrove":
         signals.update(datatrove_flavour.measure(utf8, offsets, policies))
+        toxic = _toxic(utf8, offsets, codes)
+    else:
+        signals.update(_repetition_and_lines(utf8, offsets, signals["unspaced"], policies))
+        total, distinct = _matches(utf8, offsets, codes)
+        toxic = total[:, 1]
+        signals["stop_words"] = distinct[:, 0].copy()
+        signals["newlines_per_word"] = signals["newlines"] / np.maximum(signals["tokens"], 1.0)
+        endless = np.array([code in languages.WITHOUT_SENTENCE_TERMINALS for code in codes], bool)
+        for name in ("terminal_lines", "c4_sentences", "c4_kept_lines"):
+            signals[name][endless] = np.nan
+    signals["toxic_words"] = toxic / np.maximum(signals["words"], _LEAST_WORDS_OF_TOXICITY)
+    signals["quality"] = _quality(signals)
     for model in policies.classifiers.models:
         signals[model.signal] = classify.scores(texts, model)
     return {name: signals[name] for name in names(policies)}
 
 
+def _words(utf8: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """words.COLUMNS by name."""
+    columns = np.empty((offsets.size - 1, len(words.COLUMNS)))
+    words.word_statistics(utf8, offsets, code_points().classes, columns)
+    return dict(zip(words.COLUMNS, columns.T.copy(), strict=True))
+
+
+def _repetition_and_lines(
+    utf8: np.ndarray, offsets: np.ndarray, unspaced: np.ndarray, policies: Policies
+) -> dict[str, np.ndarray]:
+    """repetition.COLUMNS, lines.COLUMNS and c4.COLUMNS by name."""
+    documents = offsets.size - 1
+    classes = code_points().classes
+    repetition_columns = np.empty((documents, len(repetition.COLUMNS)))
+    repetition.repetition(utf8, offsets, classes, unspaced, repetition_columns)
+    line_columns = np.empty((documents, len(lines.COLUMNS)))
+    lines.line_statistics(utf8, offsets, classes, policies.fineweb.short_line, line_columns)
+    c4_columns = np.empty((documents, len(c4.COLUMNS)))
+    c4.c4_statistics(
+        *(utf8, offsets, classes),
+        *(policies.c4.min_words_per_line, policies.c4.max_word_length, policies.c4.terminal_punctuation),
+        *(c4.PHRASE_BYTES, c4.PHRASE_STARTS, c4.PHRASE_KINDS, c4.PHRASE_FIRST, c4_columns),
+    )
+    names = (*repetition.COLUMNS, *lines.COLUMNS, *c4.COLUMNS)
+    return dict(zip(names, np.hstack([repetition_columns, line_columns, c4_columns]).T.copy(), strict=True))
+
+
 def _matches(utf8: np.ndarray, offsets: np.ndarray, codes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Matches with the stop words and the toxic words of each document's language: (n, 2) in all, (n, 2) distinct."""
     lists, first_toxic = _word_lists()
+    rows = np.stack([languages.stop_words().rows(codes), first_toxic + _toxic_rows(codes)], axis=1)
+    return _counted(utf8, offsets, rows, lists)
+
+
+def _toxic(utf8: np.ndarray, offsets: np.ndarray, codes: Sequence[str]) -> np.ndarray:
+    """(n,) matches with the toxic words alone."""
+    return _counted(utf8, offsets, _toxic_rows(codes)[:, None].copy(), languages.toxic_words())[0][:, 0]
+
+
+def _toxic_rows(codes: Sequence[str]) -> np.ndarray:
     toxic = languages.toxic_words()
-    toxic_rows = first_toxic + toxic.rows([code if code in toxic.languages else languages.COMMON for code in codes])
-    rows = np.stack([languages.stop_words().rows(codes), toxic_rows], axis=1)
+    return toxic.rows([code if code in toxic.languages else languages.COMMON for code in codes])
+
+
+def _counted(
+    utf8: np.ndarray, offsets: np.ndarray, rows: np.ndarray, lists: vocabulary.WordLists
+) -> tuple[np.ndarray, np.ndarray]:
     total, distinct = np.empty(rows.shape), np.empty(rows.shape)
     classes, lower = code_points()
     vocabulary.count_matches(utf8, offsets, classes, lower, rows, lists.keys, lists.starts, lists.seen, total, distinct)

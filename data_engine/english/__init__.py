@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_engine.kernels import english as kernel
-from data_engine.kernels.english import English, Exceptions
+from data_engine.kernels import english_classes as kernel
+from data_engine.kernels.english import English, hash_of, pack
 from data_engine.kernels.hashing import find_or_insert, table_size
 
 _RULES = Path(__file__).parent / "rules.json"
@@ -75,13 +75,17 @@ def rules() -> English:
     )
 
 
-def _exceptions(pieces: Mapping[str, Sequence[int]]) -> Exceptions:
+def _exceptions(pieces: Mapping[str, Sequence[int]]) -> np.ndarray:
     slots = np.full(table_size(2 * len(pieces)), -1, np.int32)
     keys = np.zeros(len(pieces), np.uint64)
     for number, text in enumerate(pieces):
         points = np.array([ord(character) for character in text], np.int32)
-        key = np.uint64(kernel.hash_of(points, 0, points.size))
+        key = np.uint64(hash_of(points, 0, points.size))
         find_or_insert(slots, keys, slots.size - 1, key, number)
+    marks = np.zeros((3, 256), np.uint16)
+    for text in pieces:
+        for place, character in enumerate((text[0], text[min(1, len(text) - 1)], text[-1])):
+            marks[place, min(ord(character), 255)] |= 1 << len(text)
     lengths = [len(parts) for parts in pieces.values()]
     flat = [part for parts in pieces.values() for part in parts]
-    return Exceptions(slots, keys, np.cumsum([0, *lengths]).astype(np.int64), np.array(flat, np.int64))
+    return pack(marks, slots, keys, np.cumsum([0, *lengths]).astype(np.int64), np.array(flat, np.int64))

@@ -29,12 +29,15 @@ _text = "".join(_PHRASES).encode()
 PHRASE_BYTES = np.frombuffer(_text, np.uint8)
 PHRASE_STARTS = np.cumsum([0, *(len(phrase) for phrase in _PHRASES)]).astype(np.int64)
 PHRASE_KINDS = np.array(list(_PHRASES.values()), np.int64)
-PHRASE_FIRST = np.zeros((3, 256), np.uint8)
-"""The phrases, a bit each, that have a letter (of either case) as their first, second and third."""
+_STRIDE, _PHRASES_AT_MOST = 4, 8
+PHRASE_FIRST = np.zeros((3, 256), np.uint32)
+"""Bit 8 * offset + phrase: that a phrase has this letter (of either case) at `offset`, or one, or two behind it. Every
+phrase is longer than _STRIDE + 2, so that to look at each fourth place of a text is enough."""
 for _number, _phrase in enumerate(_PHRASES):
-    for _place, _letter in enumerate(_phrase[:3]):
-        for _case in (_letter, _letter.upper()):
-            PHRASE_FIRST[_place, ord(_case)] |= 1 << _number
+    for _offset in range(_STRIDE):
+        for _place, _letter in enumerate(_phrase[_offset : _offset + 3]):
+            for _case in {_letter, _letter.upper()}:
+                PHRASE_FIRST[_place, ord(_case)] |= 1 << (_PHRASES_AT_MOST * _offset + _number)
 
 _CLOSING = np.array([ord(c) for c in "\"'”’»)］】」』）"], np.int64)
 _QUOTES = np.array([ord(c) for c in "\"'”’»」』"], np.int64)
@@ -59,22 +62,26 @@ def phrases_in(
 ) -> int:
     """The kinds of all phrases that occur in start..end of UTF-8 bytes or code points."""
     found = 0
-    for at in range(start, end - 2):
+    for at in range(start, end - 2, _STRIDE):
         maybe = first[0, min(units[at], 255)] & first[1, min(units[at + 1], 255)] & first[2, min(units[at + 2], 255)]
-        if not maybe:
-            continue
-        for phrase in range(kinds.size):
-            length = starts[phrase + 1] - starts[phrase]
-            if at + length > end or found & kinds[phrase]:
-                continue
-            same = True
-            for offset in range(length):
-                if _lower(units[at + offset]) != text[starts[phrase] + offset]:
-                    same = False
-                    break
-            if same:
-                found |= kinds[phrase]
+        bit = 0
+        while maybe >> np.uint32(bit):
+            if (maybe >> np.uint32(bit)) & np.uint32(1):
+                phrase, begin = bit % _PHRASES_AT_MOST, at - bit // _PHRASES_AT_MOST
+                if begin >= start and _stands(units, begin, end, text, starts[phrase], starts[phrase + 1]):
+                    found |= kinds[phrase]
+            bit += 1
     return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _stands(units: np.ndarray, at: int, end: int, text: np.ndarray, first: int, behind: int) -> bool:
+    if at + behind - first > end:
+        return False
+    for place in range(first, behind):
+        if _lower(units[at + place - first]) != text[place]:
+            return False
+    return True
 
 
 @numba.njit(nogil=True, cache=True)

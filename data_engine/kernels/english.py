@@ -10,17 +10,24 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from data_engine.kernels.addresses import is_address
+from data_engine.kernels.english_classes import (
+    AFTER_DOT,
+    ASCII_DIGIT,
+    BEFORE_DOT,
+    DOT_SUFFIX,
+    INFIX,
+    LETTER,
+    PREFIX,
+    PUNCTUATION,
+    RULED,
+    SENTENCE_END,
+    SPACE,
+    SUFFIX,
+    UPPER,
+)
 from data_engine.kernels.hashing import SEED, finish, step
 from data_engine.kernels.unicode import decode, entry
-
-(
-    SPACE, PREFIX, SUFFIX, INFIX, LETTER, BEFORE_DOT, AFTER_DOT, UPPER, DOT_SUFFIX, LOWER, ASCII_DIGIT, DIGIT,
-    ALPHABETIC, PUNCTUATION, SYMBOL, SENTENCE_END, TERMINAL, LINE_BREAK, HOST, SCHEME, RULED,
-) = (1 << bit for bit in range(21))  # fmt: skip
-"""Bits of a class. PREFIX, SUFFIX, INFIX: such a character alone. BEFORE_DOT, AFTER_DOT: between these a full stop is
-an infix. DOT_SUFFIX: after these it is a suffix. PUNCTUATION: Unicode's P; SYMBOL: on datatrove's list of punctuation;
-TERMINAL: on its list of terminal punctuation; LINE_BREAK: where str.splitlines cuts; HOST, SCHEME: of an address.
-RULED: some rule looks at it; a piece without such a character is one word or an exception."""
 
 LONGEST = 12
 """Characters of the longest exception."""
@@ -28,14 +35,31 @@ _MOST_JOINED = 11
 _DOT, _HYPHEN, _ELLIPSIS, _EM_DASH, _EN_DASH = 0x2E, 0x2D, 0x2026, 0x2014, 0x2013
 
 
-class Exceptions(NamedTuple):
-    """Strings by hash: `slots` (2^k,) int32 to an entry or -1; `keys` (m,) uint64; the pieces of entry i are
-    `pieces[starts[i]:starts[i + 1]]`, lengths in code points."""
+_MARKS, _SLOTS = 3, 3 + 3 * 256
 
-    slots: np.ndarray
-    keys: np.ndarray
-    starts: np.ndarray
-    pieces: np.ndarray
+
+@numba.njit(nogil=True, cache=True)
+def pack(marks: np.ndarray, slots: np.ndarray, keys: np.ndarray, starts: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """Exceptions, which are strings by hash, in one array: a tuple of five, handed from loop to loop, costs more in
+    references counted than all that is looked up in it.
+
+    slots: (2^k,) int32 to an entry or -1; keys: (m,) uint64; starts: (m + 1,); the pieces of entry i are
+    pieces[starts[i]:starts[i + 1]], lengths in code points; marks: (3, 256), bit n of the first, second and last
+    character of each entry of n characters (255: all from there on), by which most strings are dismissed. Returns
+    (size,) int64: 2^k - 1, where the keys begin, where the starts begin, then all of these.
+    """
+    out = np.empty(_SLOTS + slots.size + keys.size + starts.size + pieces.size, np.int64)
+    out[0] = slots.size - 1
+    out[1] = _SLOTS + slots.size
+    out[2] = out[1] + keys.size
+    out[_MARKS:_SLOTS] = marks.ravel()
+    out[_SLOTS : out[1]] = slots
+    for entry_ in range(keys.size):
+        out[out[1] + entry_] = np.int64(keys[entry_])
+    for entry_ in range(starts.size):
+        out[out[2] + entry_] = out[2] + starts.size + starts[entry_]
+    out[out[2] + starts.size :] = pieces
+    return out
 
 
 class English(NamedTuple):
@@ -43,9 +67,9 @@ class English(NamedTuple):
     alone would cut, with the pieces these leave; `units`: what is a suffix after a digit."""
 
     classes: np.ndarray
-    whole: Exceptions
-    apart: Exceptions
-    units: Exceptions
+    whole: np.ndarray
+    apart: np.ndarray
+    units: np.ndarray
 
 
 @numba.njit(nogil=True, cache=True)
@@ -73,18 +97,37 @@ def hash_of(points: np.ndarray, start: int, end: int) -> Any:
 
 
 @numba.njit(nogil=True, cache=True)
-def _find(exceptions: Exceptions, points: np.ndarray, start: int, end: int) -> int:
+def _may_be(exceptions: np.ndarray, points: np.ndarray, start: int, end: int) -> bool:
+    """Whether points start..end have the length, and the first, second and last character, of some entry."""
+    size = end - start
+    if size > LONGEST or size < 1:
+        return False
+    first, second, last = points[start], points[min(start + 1, end - 1)], points[end - 1]
+    found = exceptions[_MARKS + min(first, 255)]
+    found &= exceptions[_MARKS + 256 + min(second, 255)] & exceptions[_MARKS + 512 + min(last, 255)]
+    return (found >> size) & 1 != 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _find(exceptions: np.ndarray, points: np.ndarray, start: int, end: int) -> int:
     """The entry that points start..end spell, or -1."""
-    if end - start > LONGEST:
+    if not _may_be(exceptions, points, start, end):
         return -1
-    key = hash_of(points, start, end)
-    mask = exceptions.slots.size - 1
-    position = np.int64(key & np.uint64(mask))
+    key = np.int64(hash_of(points, start, end))
+    mask, keys = exceptions[0], exceptions[1]
+    position = key & mask
     while True:
-        held = exceptions.slots[position]
-        if held < 0 or exceptions.keys[held] == key:
+        held = exceptions[_SLOTS + position]
+        if held < 0 or exceptions[keys + held] == key:
             return held
         position = (position + 1) & mask
+
+
+@numba.njit(nogil=True, cache=True)
+def _pieces(exceptions: np.ndarray, held: int) -> tuple[int, int]:
+    """Where the lengths of an entry's pieces begin and end."""
+    at = exceptions[2] + held
+    return exceptions[at], exceptions[at + 1]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -107,7 +150,7 @@ def _prefix(points: np.ndarray, kinds: np.ndarray, start: int, end: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _suffix(points: np.ndarray, kinds: np.ndarray, start: int, end: int, units: Exceptions) -> int:
+def _suffix(points: np.ndarray, kinds: np.ndarray, start: int, end: int, units: np.ndarray) -> int:
     """The longest suffix, which is what a search from the left finds."""
     if start >= end:
         return 0
@@ -126,10 +169,11 @@ def _suffix(points: np.ndarray, kinds: np.ndarray, start: int, end: int, units: 
             return 1
         temperature = points[at - 1] in (0x46, 0x66, 0x43, 0x63, 0x4B, 0x6B)  # F f C c K k
         return 1 if at - start > 1 and temperature and points[at - 2] == 0xB0 else 0
-    for size in range(5, 0, -1):
-        at = end - size
-        if at > start and kinds[at - 1] & ASCII_DIGIT and _find(units, points, at, end) >= 0:
-            return size
+    if units[_MARKS + 512 + min(last, 255)]:
+        for size in range(5, 0, -1):
+            at = end - size
+            if at > start and kinds[at - 1] & ASCII_DIGIT and _find(units, points, at, end) >= 0:
+                return size
     if (last == 0x73 or last == 0x53) and end - start > 1 and (points[end - 2] == 0x27 or points[end - 2] == 0x2019):
         return 2
     if last == _ELLIPSIS and end - start > 1 and points[end - 2] == _ELLIPSIS:
@@ -178,122 +222,41 @@ def _infix(points: np.ndarray, kinds: np.ndarray, start: int, at: int, end: int)
 
 
 @numba.njit(nogil=True, cache=True)
-def _is_address(points: np.ndarray, kinds: np.ndarray, start: int, end: int) -> bool:
-    """spaCy's URL_MATCH: [scheme://] [user@] host [:port] [/?# anything]."""
-    dotted = False
-    for at in range(start + 1, end - 1):
-        dotted = dotted or points[at] == _DOT
-    if not dotted:
-        return False
-    if _is_host(points, kinds, start, end):
-        return True
-    scheme = start
-    while scheme < end and kinds[scheme] & SCHEME:
-        scheme += 1
-    slashes = scheme + 3 < end and points[scheme] == 0x3A and points[scheme + 1] == points[scheme + 2] == 0x2F
-    if slashes and scheme - start > 1 and _is_host(points, kinds, scheme + 3, end):
-        return True
-    for at in range(start + 1, end - 1):
-        if points[at] == 0x40 and _is_host(points, kinds, at + 1, end):
-            return True
-    return False
-
-
-@numba.njit(nogil=True, cache=True)
-def _is_host(points: np.ndarray, kinds: np.ndarray, start: int, end: int) -> bool:
-    stop = start
-    while stop < end and points[stop] not in (0x3A, 0x2F, 0x3F, 0x23):  # : / ? #
-        stop += 1
-    if stop < end and points[stop] == 0x3A:
-        digits = 0
-        while stop + digits + 1 < end and kinds[stop + digits + 1] & DIGIT:
-            digits += 1
-        after = stop + digits + 1
-        if digits < 2 or digits > 5 or (after < end and points[after] not in (0x2F, 0x3F, 0x23)):
-            return False
-    return _is_domain(points, kinds, start, stop) or _is_ip(points, kinds, start, stop)
-
-
-@numba.njit(nogil=True, cache=True)
-def _is_domain(points: np.ndarray, kinds: np.ndarray, start: int, end: int) -> bool:
-    labels = 0
-    label = start
-    for at in range(start, end):
-        if points[at] == _DOT:
-            size = at - label
-            if size < 1 or size > 64 or not kinds[label] & HOST or not kinds[at - 1] & HOST:
-                return False
-            labels += 1
-            label = at + 1
-        elif not kinds[at] & HOST and points[at] != 0x5F and points[at] != _HYPHEN:
-            return False
-    if not labels or end - label < 2 or end - label > 63:
-        return False
-    for at in range(label, end):
-        if not kinds[at] & LOWER:
-            return False
-    return True
-
-
-@numba.njit(nogil=True, cache=True)
-def _is_ip(points: np.ndarray, kinds: np.ndarray, start: int, end: int) -> bool:
-    """A public IPv4 address, as the expression has it: first byte 1 to 223, last 1 to 254."""
-    values = np.zeros(4, np.int64)
-    fields = 0
-    at = start
-    while at < end:
-        size = 0
-        value = 0
-        first = points[at]
-        while at < end and kinds[at] & ASCII_DIGIT:
-            value = value * 10 + points[at] - 48
-            size += 1
-            at += 1
-        padded = first == 48 and (size > 1 and (fields in (0, 3) or size > 2))
-        if fields > 3 or size < 1 or size > 3 or value > 255 or padded:
-            return False
-        values[fields] = value
-        fields += 1
-        if at < end:
-            if points[at] != _DOT:
-                return False
-            at += 1
-            if at == end:
-                return False
-    if fields != 4 or not 1 <= values[0] <= 223 or not 1 <= values[3] <= 254:
-        return False
-    private = values[0] == 10 or values[0] == 127 or (values[0] == 172 and 16 <= values[1] <= 31)
-    return not (private or (values[0] == 169 and values[1] == 254) or (values[0] == 192 and values[1] == 168))
-
-
-@numba.njit(nogil=True, cache=True)
 def _cut(
-    points: np.ndarray, kinds: np.ndarray, start: int, end: int, english: English, ends: np.ndarray, count: int
+    points: np.ndarray,
+    kinds: np.ndarray,
+    start: int,
+    end: int,
+    whole: np.ndarray,
+    units: np.ndarray,
+    stripped: np.ndarray,
+    ends: np.ndarray,
+    count: int,
 ) -> int:
-    """Write where the words of the piece start..end end, from ends[count] on; returns the new count."""
+    """Write where the words of the piece start..end end, from ends[count] on; returns the new count.
+
+    stripped: room for as many suffixes as there are characters, from stripped[count] on.
+    """
     low, high = start, end
-    suffixes = np.empty(0, np.int64)
-    stripped = 0
+    first_suffix = suffix = count
     last = 0
     held = -1
     while low < high and high - low != last:
-        held = _find(english.whole, points, low, high)
+        held = _find(whole, points, low, high)
         if held >= 0:
             break
         last = high - low
         before = _prefix(points, kinds, low, high)
-        if before and low + before < high and _find(english.whole, points, low + before, high) >= 0:
+        if before and low + before < high and _find(whole, points, low + before, high) >= 0:
             low += before
             ends[count] = low
             count += 1
             break
-        after = _suffix(points, kinds, low + before, high, english.units)
+        after = _suffix(points, kinds, low + before, high, units)
         if after:
-            if not suffixes.size:
-                suffixes = np.empty(end - start, np.int64)
-            suffixes[stripped] = high
-            stripped += 1
-            if high - after > low and _find(english.whole, points, low, high - after) >= 0:
+            stripped[suffix] = high
+            suffix += 1
+            if high - after > low and _find(whole, points, low, high - after) >= 0:
                 high -= after
                 break
         if before:
@@ -302,29 +265,40 @@ def _cut(
             count += 1
         high -= after
     if low < high:
-        held = _find(english.whole, points, low, high)
+        held = _find(whole, points, low, high)
         if held >= 0:
             at = low
-            for piece in range(english.whole.starts[held], english.whole.starts[held + 1]):
-                at += english.whole.pieces[piece]
+            first, behind = _pieces(whole, held)
+            for piece in range(first, behind):
+                at += whole[piece]
                 ends[count] = at
                 count += 1
-        elif _is_address(points, kinds, low, high):
+        elif _is_plain(kinds, low, high) or is_address(points, kinds, low, high):
             ends[count] = high
             count += 1
         else:
             count = _cut_at_infixes(points, kinds, low, high, ends, count)
-    for number in range(stripped - 1, -1, -1):
-        ends[count] = suffixes[number]
+    while suffix > first_suffix:
+        suffix -= 1
+        ends[count] = stripped[suffix]
         count += 1
     return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_plain(kinds: np.ndarray, start: int, end: int) -> bool:
+    """Whether no rule looks at any character of start..end."""
+    ruled = np.uint32(0)
+    for at in range(start, end):
+        ruled |= kinds[at]
+    return not ruled & RULED
 
 
 @numba.njit(nogil=True, cache=True)
 def _cut_at_infixes(points: np.ndarray, kinds: np.ndarray, start: int, end: int, ends: np.ndarray, count: int) -> int:
     at = word = start
     while at < end:
-        size = _infix(points, kinds, start, at, end)
+        size = _infix(points, kinds, start, at, end) if kinds[at] & RULED else 0
         if not size:
             at += 1
             continue
@@ -342,29 +316,51 @@ def _cut_at_infixes(points: np.ndarray, kinds: np.ndarray, start: int, end: int,
 
 
 @numba.njit(nogil=True, cache=True)
-def _join(points: np.ndarray, start: int, english: English, ends: np.ndarray, first: int, count: int) -> int:
+def _spells(
+    points: np.ndarray, start: int, apart: np.ndarray, ends: np.ndarray, first: int, word: int, length: int
+) -> bool:
+    """Whether so many words from `word` on spell an exception cut as the affix rules would."""
+    begin = start if word == first else ends[word - 1]
+    held = _find(apart, points, begin, ends[word + length - 1])
+    if held < 0:
+        return False
+    piece, behind = _pieces(apart, held)
+    if behind - piece != length:
+        return False
+    at = begin
+    for offset in range(length):
+        at += apart[piece + offset]
+        if at != ends[word + offset]:
+            return False
+    return True
+
+
+@numba.njit(nogil=True, cache=True)
+def _can_join(points: np.ndarray, start: int, apart: np.ndarray, ends: np.ndarray, first: int, count: int) -> bool:
+    """Whether any row of words may be put together."""
+    for word in range(first, count - 1):
+        begin = start if word == first else ends[word - 1]
+        last = word + 1
+        while last < count and ends[last] - begin <= LONGEST:
+            if _may_be(apart, points, begin, ends[last]):
+                return True
+            last += 1
+    return False
+
+
+@numba.njit(nogil=True, cache=True)
+def _join(
+    points: np.ndarray, start: int, whole: np.ndarray, apart: np.ndarray, ends: np.ndarray, first: int, count: int
+) -> int:
     """Put words together that in a row spell an exception cut as the affix rules would: the longest row first."""
-    taken = np.zeros(0, np.bool_)
-    most = min(count - first, _MOST_JOINED)
+    taken = np.zeros(count - first, np.bool_)
+    rows = np.full(count - first, -1, np.int64)
     joined = False
-    rows = np.empty(0, np.int64)
-    for length in range(most, 1, -1):
+    for length in range(min(count - first, _MOST_JOINED), 1, -1):
         for word in range(first, count - length + 1):
-            begin = start if word == first else ends[word - 1]
-            held = _find(english.apart, points, begin, ends[word + length - 1])
-            if held < 0 or english.apart.starts[held + 1] - english.apart.starts[held] != length:
+            if not _spells(points, start, apart, ends, first, word, length):
                 continue
-            at = begin
-            same = True
-            for offset in range(length):
-                at += english.apart.pieces[english.apart.starts[held] + offset]
-                same = same and at == ends[word + offset]
-            if not same:
-                continue
-            if not joined:
-                taken = np.zeros(count - first, np.bool_)
-                rows = np.full(count - first, -1, np.int64)
-                joined = True
+            joined = True
             if not taken[word - first] and not taken[word + length - 1 - first]:
                 rows[word - first] = length
             taken[word - first : word + length - first] = True
@@ -380,14 +376,27 @@ def _join(points: np.ndarray, start: int, english: English, ends: np.ndarray, fi
             word += 1
             continue
         begin = start if word == 0 else old[word - 1]
-        held = _find(english.whole, points, begin, old[word + rows[word] - 1])
+        held = _find(whole, points, begin, old[word + rows[word] - 1])
         at = begin
-        for piece in range(english.whole.starts[held], english.whole.starts[held + 1]):
-            at += english.whole.pieces[piece]
+        piece, behind = _pieces(whole, held)
+        for place in range(piece, behind):
+            at += whole[place]
             ends[filled] = at
             filled += 1
         word += rows[word]
     return filled
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_word_and_mark(points: np.ndarray, kinds: np.ndarray, start: int, end: int, inner: int) -> bool:
+    """Whether, exceptions apart, the piece start..end is a word and one mark after it, which is what most pieces with a
+    mark are. inner: the classes of all its characters but the last."""
+    if end - start < 2 or inner & RULED:
+        return False
+    last = points[end - 1]
+    if last == _DOT:
+        return kinds[end - 2] & DOT_SUFFIX != 0
+    return last != 0x2B and kinds[end - 1] & SUFFIX != 0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -404,26 +413,41 @@ def words_of(
 
     points: code points; kinds: their classes; starts, ends: int64, both at least end - start long.
     """
+    whole, apart, units = english.whole, english.apart, english.units
     count = 0
     at = start
     while at < end:
-        while at < end and kinds[at] & SPACE:
+        kind = kinds[at]
+        if kind & SPACE:
             at += 1
+            continue
         begin = at
-        ruled = np.uint32(0)
-        while at < end and not kinds[at] & SPACE:
-            ruled |= kinds[at]
+        inner = ruled = np.uint32(0)
+        while not kind & SPACE:
+            inner = ruled
+            ruled |= kind
             at += 1
-        if at == begin:
-            break
-        first = count
-        if ruled & RULED or at - begin <= LONGEST:
-            count = _cut(points, kinds, begin, at, english, ends, count)
-            if count - first > 1 and ruled & RULED:
-                count = _join(points, begin, english, ends, first, count)
-        else:
-            ends[count] = at
+            if at == end:
+                break
+            kind = kinds[at]
+        if at - begin == 1 or (not ruled & RULED and _find(whole, points, begin, at) < 0):
+            starts[count], ends[count] = begin, at
             count += 1
+            continue
+        if (
+            _is_word_and_mark(points, kinds, begin, at, inner)
+            and not _may_be(whole, points, begin, at)
+            and not _may_be(apart, points, begin, at)
+            and _find(whole, points, begin, at - 1) < 0
+        ):
+            starts[count], ends[count] = begin, at - 1
+            starts[count + 1], ends[count + 1] = at - 1, at
+            count += 2
+            continue
+        first = count
+        count = _cut(points, kinds, begin, at, whole, units, starts, ends, count)
+        if count - first > 1 and ruled & RULED and _can_join(points, begin, apart, ends, first, count):
+            count = _join(points, begin, whole, apart, ends, first, count)
         starts[first] = begin
         for word in range(first + 1, count):
             starts[word] = ends[word - 1]
