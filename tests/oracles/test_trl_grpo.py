@@ -1,4 +1,7 @@
-"""Our policy loss against TRL's, called on the same tensors: three ways to normalise, clipping, divergence, weights."""
+"""Our policy loss and its gradient against TRL's: three ways to normalise, clipping, divergence, weights.
+
+TRL is given log-probabilities from plain logits of `transformers`.
+"""
 
 from collections import defaultdict
 from types import SimpleNamespace
@@ -9,8 +12,7 @@ import torch
 from trl import GRPOTrainer
 
 from tests.training import runs
-from training.linear_cross_entropy import IGNORED
-from training.policy import answer_segment, policy_batch, policy_terms
+from training.policy import answer_segment, policy_batch
 from training.policy_loss import PolicyLoss, PolicyLossConfig
 from training.precision import Precision
 
@@ -27,19 +29,27 @@ def padded(values, fill=0.0):
     return torch.stack([torch.cat([v, v.new_full((LONGEST - len(v),), fill)]) for v in values])
 
 
+def plain_log_p(model, prompt, answer):
+    """Of the answer's tokens, from the logits of transformers."""
+    ids = torch.from_numpy(np.concatenate([prompt, answer]))
+    log_p_NV = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+    return log_p_NV[len(prompt) - 1 : -1].gather(1, ids[len(prompt) :, None])[:, 0]
+
+
+def gradient(loss, model):
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+
+
 @pytest.mark.parametrize(("normalize", "loss_type"), [("token", "dapo"), ("sequence", "grpo"), ("constant", "dr_grpo")])
 @pytest.mark.parametrize("kl", [0.0, 0.3])
-def test_loss_is_that_of_trl(normalize, loss_type, kl):
+def test_loss_and_its_gradient_are_those_of_trl(normalize, loss_type, kl):
     model, said = runs.model(), answers()
     lengths = [len(answer) for _, answer in said]
     segments = [[answer_segment(prompt, answer)] for prompt, answer in said]
-    batch = policy_batch(segments, {}, padding=0)
-    with torch.no_grad():
-        terms = policy_terms(model, batch, FP32)
-    log_p = terms.log_p_N[(batch.labels != IGNORED).flatten()].split(lengths)
+    log_p = [plain_log_p(model, *each) for each in said]
     generator = torch.Generator().manual_seed(0)
     old, sampler, reference = (
-        [p + spread * torch.randn(len(p), generator=generator) for p in log_p] for spread in (0.3, 0.3, 0.5)
+        [p.detach() + spread * torch.randn(len(p), generator=generator) for p in log_p] for spread in (0.3, 0.3, 0.5)
     )
     advantages = torch.randn(len(said), generator=generator)
     facts = {"old_log_p": old, "sampler_log_p": sampler, "reference_log_p": reference}
@@ -81,5 +91,7 @@ def test_loss_is_that_of_trl(normalize, loss_type, kl):
         "num_items_in_batch": mask.sum(),
     }
     theirs = GRPOTrainer._compute_loss(trainer, model, inputs)
-    assert abs(float(theirs)) > 1e-3
-    torch.testing.assert_close(ours.loss.detach() / ours.weight, theirs, rtol=1e-5, atol=1e-6)
+    assert abs(theirs.item()) > 1e-3
+    torch.testing.assert_close(ours.loss / ours.weight, theirs, rtol=1e-5, atol=1e-6)
+    ours_P, theirs_P = gradient(ours.loss / ours.weight, model), gradient(theirs, model)
+    assert float((ours_P - theirs_P).norm() / theirs_P.norm()) < 1e-5

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from core import checkpoint
 from core.errors import UserError
 from tests.training.test_stages import dpo_config, sft_config
 from training import dpo, sft
+from training.chat import ChatEncoder
+from training.examples import conversations
 
 ROWS = 24
 
@@ -29,7 +32,13 @@ def test_instructions_train_as_they_are(real_data, base, tmp_path, name):
     config = sft_config(tmp_path / "run", base, tmp_path, **changes)
     config = config.model_copy(update={"conversations": paths["train"], "heldout": paths["heldout"]})
     counts = sft.STAGE.execute(config)[0].counts
-    assert counts["examples"]["train"] >= ROWS - 2, "nothing is lost where long ones are split"
+    encoder = ChatEncoder(checkpoint.load_tokenizer(base))
+    found = conversations(paths["train"], encoder, 128, "split")
+    assert len(found.rows) + sum(found.skipped.values()) == ROWS
+    assert len(found.rows) >= ROWS - 2, "nothing is lost where long ones are split"
+    assert counts["examples"]["train"] == len(found.units) >= len(found.rows)
+    assert counts["skipped_examples"]["train"] == found.skipped
+    assert counts["split_examples"]["train"] == found.too_long
 
 
 @pytest.mark.slow

@@ -167,13 +167,19 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, inpu
     settings = runs.config(tmp_path)
     model = runs.model()
     seen = []
+
+    def copied():
+        moments = [trainer.optimizer.state[p][key] for p in model.parameters() for key in ("exp_avg", "exp_avg_sq")]
+        steps = [trainer.optimizer.state[p]["step"] for p in model.parameters()]
+        return runs.weights(model), torch.cat([m.flatten() for m in moments]), torch.tensor(steps)
+
     trainer = runs.trainer(
         tmp_path,
         settings,
         runs.documents(inputs[0], settings),
         model,
         objective=Poisoned({5}, what),
-        evaluate=lambda: seen.append((runs.weights(model), trainer.optimizer.state_dict())) or {"validation_loss": 0.0},
+        evaluate=lambda: seen.append(copied()) or {"validation_loss": 0.0},
         evaluate_every=1,
     )
     trainer.run()
@@ -181,9 +187,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, inpu
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1, 1]
     assert [row["grad_norm"] is None for row in rows] == [False, False, True, False, False, False]
     assert (rows[2]["loss"] is None) == (what == "loss")
-    changed = [not torch.equal(before[0], after[0]) for before, after in pairwise(seen)]
-    assert changed == [True, False, True, True, True]
-    assert all(weights.isfinite().all() for weights, _ in seen)
+    for kind in zip(*seen, strict=True):  # weights, moments, the optimizer's own count of steps
+        assert [not torch.equal(before, after) for before, after in pairwise(kind)] == [True, False, True, True, True]
+        assert all(values.isfinite().all() for values in kind)
     for line in (tmp_path / metrics.METRICS).read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
