@@ -1,6 +1,7 @@
 """An HTTP server inside of a replica: the door listens itself, without Ray Serve's proxy in front of it."""
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections.abc import Iterator
@@ -13,15 +14,25 @@ from core.errors import UserError
 from serving.http_protocol import BoundedProtocol
 
 _BACKLOG = 2048
+_MAX_CONNECTIONS = 2048
 
 
 class Listener:
     """uvicorn on a port that the old and the new process of a rolling update share."""
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, certificate: str | None = None, certificate_key: str | None = None
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        certificate: str | None = None,
+        certificate_key: str | None = None,
+        max_connections: int | None = None,
     ) -> None:
-        """Raises UserError when the address cannot be listened on."""
+        """`max_connections`: None is 2,048, or half of the files that this process may open.
+
+        Raises UserError when the address cannot be listened on.
+        """
         self._socket = _bind(host, port)
         self.port = int(self._socket.getsockname()[1])
         self._server = _Server(
@@ -32,6 +43,7 @@ class Listener:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=60,
+                limit_concurrency=max_connections or _most_connections(),
                 ssl_certfile=certificate,
                 ssl_keyfile=certificate_key,
             )
@@ -64,6 +76,12 @@ class Listener:
         self._server.config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._server.should_exit = True
         await self._task
+
+
+def _most_connections() -> int:
+    """With too few files left the process could open nothing else, and take no connection to say so."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, files // 2))
 
 
 class _Server(uvicorn.Server):

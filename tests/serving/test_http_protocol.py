@@ -1,12 +1,13 @@
 import json
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import httpx
 import pytest
 
 from serving import http_protocol
-from tests.serving.doors import BEARER, COMPLETIONS, KEY, Parrot, ask, hanging_stream, listening
+from tests.serving.doors import BEARER, COMPLETIONS, KEY, Parrot, ask, hanging_stream, listening, wait_for
 
 BEGUN = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
 
@@ -90,7 +91,7 @@ def send_until_closed(wire, piece, at_most=50_000_000):
 def test_trailers_without_end_close_the_connection(client, key, body, trailer):
     with connect(client) as wire:
         wire.sendall(CHUNKED + f"Authorization: Bearer {key}\r\n\r\n".encode() + body + b"0\r\nX: ")
-        assert send_until_closed(wire, trailer * 8) < 10_000_000
+        assert send_until_closed(wire, trailer * 8) < 20_000_000
     assert ask(client).status_code == 200
 
 
@@ -147,3 +148,66 @@ def test_a_refused_body_that_ends_soon_leaves_the_connection_whole(client):
         wire.sendall(b"x" * 199_999 + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert wire.recv(1000).startswith(b"HTTP/1.1 200")
         assert closed(wire), "and it is not held for ever"
+
+
+# --- clients that do not read, and too many -------------------------------------------------------------------------
+
+
+def flood():
+    body = json.dumps({"model": "parrot", "prompt": "flood", "stream": True}).encode()
+    return BEGUN + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_a_client_that_never_reads_is_dropped(client, parrot, monkeypatch):
+    monkeypatch.setattr(http_protocol, "_SEND_SECONDS", 0.5)
+    with connect(client) as wire:
+        wire.sendall(flood())
+        wait_for(lambda: parrot.open == 1)
+        wait_for(lambda: parrot.open == 0)
+    assert ask(client).status_code == 200
+
+
+def test_requests_ahead_of_their_answers_are_finite(client):
+    with connect(client) as wire:
+        wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        wait_for(lambda: wire.recv(100_000, socket.MSG_PEEK).count(b"HTTP/1.1 200") == 50)
+    with connect(client) as wire:
+        with suppress(OSError):
+            wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+        with suppress(ConnectionResetError):
+            while answer := wire.recv(100_000):
+                assert answer.count(b"HTTP/1.1 200") < 1000
+
+
+def test_a_client_that_reads_slowly_gets_all(client, monkeypatch):
+    monkeypatch.setattr(http_protocol, "_SEND_SECONDS", 1.0)
+    with connect(client) as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        wire.sendall(flood())
+        for _ in range(30):
+            assert wire.recv(200_000)
+            time.sleep(0.1)
+
+
+def test_connections_beyond_the_limit_are_told_so_and_the_door_says_that_it_lives():
+    server = {"http": http_protocol.BoundedProtocol, "limit_concurrency": 5}
+    with listening({"parrot": Parrot()}, server=server) as (_, client), ExitStack() as held:
+        assert ask(client).status_code == 200
+        many = [held.enter_context(connect(client)) for _ in range(4)]
+        with httpx.Client(base_url=client.base_url) as other:
+            refused = ask(other)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
+            assert refused.headers["retry-after"] == "5" and refused.headers["connection"] == "close"
+            alive = other.get("/health")
+            assert (alive.status_code, alive.headers["connection"]) == (200, "close")
+        assert ask(client).status_code == 200, "who was there before stays"
+        more = [held.enter_context(connect(client)) for _ in range(http_protocol._CROWD + 5)]
+        assert sum(closed(wire) for wire in more[-5:]) == 5
+        for wire in (*many, *more):
+            wire.close()
+
+        def let_in():
+            with httpx.Client(base_url=client.base_url) as other:
+                return ask(other).status_code == 200
+
+        wait_for(let_in)

@@ -80,6 +80,19 @@ def test_the_old_and_the_new_process_of_an_update_share_the_port():
     asyncio.run(go())
 
 
+def test_it_takes_a_finite_number_of_connections():
+    async def go():
+        listener = Listener(app_named("one"), "127.0.0.1", free_port(), max_connections=2)
+        await listener.start()
+        url = f"http://127.0.0.1:{listener.port}/"
+        async with httpx.AsyncClient() as first, httpx.AsyncClient() as second, httpx.AsyncClient() as third:
+            assert [(await client.get(url)).status_code for client in (first, second, third)] == [200, 200, 503]
+        await listener.stop(1)
+        assert 16 <= Listener(app_named("one"), "127.0.0.1", free_port())._server.config.limit_concurrency <= 2048
+
+    asyncio.run(go())
+
+
 def test_a_port_of_somebody_else_is_said_in_one_line():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
