@@ -3,6 +3,7 @@ Starlette's BaseHTTPMiddleware runs a task and a queue for each response."""
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from fastapi.responses import JSONResponse
@@ -16,6 +17,9 @@ from serving.quota import Quotas
 from serving.visit import Visit
 
 log = logging.getLogger("ray.serve")
+_LARGEST_TOGETHER = 64
+_LARGEST_OF_KEY = 16
+_AGAIN_SECONDS = 1
 
 
 def respond(error: ApiError) -> JSONResponse:
@@ -121,12 +125,23 @@ class KeyCheck:
 
 
 class BodyLimit:
-    """Stops reading a body at the limit, whatever its Content-Length said, and when it comes too slowly."""
+    """Stops reading a body at the limit, whatever its Content-Length said, and when it comes too slowly.
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
+    Bodies lie in memory until their answer ends: of all of them together, and of those of one key, only so many bytes
+    are inside at a time. One that does not tell its length counts as the largest until it has come.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int, seconds: float, together: int | None = None, of_key: int | None = None
+    ) -> None:
+        """`together`, `of_key`: bytes; None: as many as 64 and 16 of the largest bodies."""
         self.app = app
         self.limit = limit
         self.seconds = seconds
+        self.together = together if together is not None else _LARGEST_TOGETHER * limit
+        self.of_key = of_key if of_key is not None else _LARGEST_OF_KEY * limit
+        self._inside: Counter[str | None] = Counter()
+        """Bytes by the name of the key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse by the header, or count while reading."""
@@ -134,10 +149,34 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         declared = _header(scope, b"content-length")
-        if declared.isdigit() and int(declared) > self.limit:
-            await respond(errors.too_large(self.limit))(scope, receive, send)
+        size = int(declared) if declared.isdigit() else 0
+        if _header(scope, b"transfer-encoding"):
+            size = self.limit
+        found = visit.of(scope)
+        owner = found.key.name if found.key is not None else None
+        error = errors.too_large(self.limit) if size > self.limit else self._no_room(owner, size)
+        if error is not None:
+            found.error = error.code
+            await respond(error)(scope, receive, send)
             return
-        seen, reading, found = 0, True, visit.of(scope)
+        held = _Held(self._inside, owner)
+        held.change(size)
+        try:
+            await self.app(scope, self._counted(receive, found, held), send)
+        finally:
+            held.change(0)
+
+    def _no_room(self, owner: str | None, size: int) -> ApiError | None:
+        if size == 0:
+            return None
+        if owner is not None and self._inside[owner] + size > self.of_key:
+            return _full(429, "rate_limit_error", "This key has too many bytes of requests under way")
+        if self._inside.total() + size > self.together:
+            return _full(503, "server_error", "There are too many bytes of requests under way")
+        return None
+
+    def _counted(self, receive: Receive, found: Visit, held: "_Held") -> Receive:
+        seen, reading = 0, True
         deadline = asyncio.get_running_loop().time() + self.seconds
 
         async def counted() -> Message:
@@ -153,7 +192,28 @@ class BodyLimit:
             seen += len(message.get("body", b""))
             if seen > self.limit:
                 raise HTTPException(413)
+            if not reading:
+                held.change(seen)
             found.body_bytes = seen
             return message
 
-        await self.app(scope, counted, send)
+        return counted
+
+
+class _Held:
+    """What one request has of the bytes inside."""
+
+    def __init__(self, inside: Counter[str | None], owner: str | None) -> None:
+        self._inside, self._owner, self._size = inside, owner, 0
+
+    def change(self, size: int) -> None:
+        self._inside[self._owner] += size - self._size
+        self._size = size
+        if self._inside[self._owner] <= 0:
+            del self._inside[self._owner]
+
+
+def _full(status: int, kind: str, reason: str) -> ApiError:
+    message = f"{reason}; try again in {_AGAIN_SECONDS} s."
+    headers = {"Retry-After": str(_AGAIN_SECONDS)}
+    return ApiError(status, message, kind, code="too_many_bytes", headers=headers)

@@ -7,8 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from serving import http_protocol, middleware
 from serving.auth import Key, KeyRing, digest
-from tests.serving.doors import BEARER, COMPLETIONS, KEY, Parrot, ask, error_of, listening, wait_for
+from serving.middleware import _LARGEST_OF_KEY
+from tests.serving.doors import BEARER, COMPLETIONS, KEY, MAX_BODY, Parrot, ask, error_of, listening, wait_for
 
 BODY = json.dumps({"model": "parrot", "prompt": "hello"}).encode()
 
@@ -60,11 +62,68 @@ def test_ten_megabytes_cost_no_more_than_the_limit():
         assert response.status_code == 413
 
 
-def test_headers_that_never_end_keep_nobody_out():
-    with listening({"parrot": Parrot()}) as (_, client), ExitStack() as held:
-        for _ in range(60):
-            held.enter_context(connect(client)).sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX: ")
+def test_headers_that_never_end_keep_nobody_out(monkeypatch):
+    monkeypatch.setattr(http_protocol, "_HEADER_SECONDS", 0.5)
+    server = {"http": http_protocol.BoundedProtocol, "limit_concurrency": 70}
+    with listening({"parrot": Parrot()}, server=server) as (_, client), ExitStack() as held:
+        wires = [held.enter_context(connect(client)) for _ in range(60)]
+        for wire in wires:
+            wire.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX: ")
         assert ask(client).status_code == 200
+        assert all(wire.recv(100) == b"" for wire in wires), "they are closed, not kept"
+
+
+# --- bodies together ------------------------------------------------------------------------------------------------
+
+OTHER = "rml-jihgfedcba9876543210"
+
+
+def begin(held, client, key=KEY, length=MAX_BODY):
+    """A body of which all but the first byte is to come; the beginning of an answer that comes at once."""
+    wire = held.enter_context(connect(client))
+    coding = f"Content-Length: {length}" if length else "Transfer-Encoding: chunked"
+    wire.sendall(head(key).replace(f"Content-Length: {len(BODY)}".encode(), coding.encode()))
+    wire.settimeout(0.3)
+    try:
+        return wire.recv(2000)
+    except TimeoutError:
+        return None
+
+
+@pytest.mark.parametrize("length", [MAX_BODY, None], ids=["declared", "chunked"])
+def test_bodies_under_way_are_finite_for_each_key_and_others_are_served(length):
+    keys = [Key(name=name, digest=digest(key)) for name, key in (("alice", KEY), ("bob", OTHER))]
+    with listening({"parrot": Parrot()}, keys=keys) as (_, client):
+        with ExitStack() as held:
+            answers = [begin(held, client, length=length) for _ in range(_LARGEST_OF_KEY + 1)]
+            assert answers[:-1] == [None] * _LARGEST_OF_KEY
+            assert answers[-1].startswith(b"HTTP/1.1 429") and b"retry-after: 1" in answers[-1]
+            assert error_of(ask(client))["code"] == "too_many_bytes"
+            assert client.get("/v1/models", headers=BEARER).status_code == 200, "what has no body passes"
+            assert ask(client, headers={"Authorization": f"Bearer {OTHER}"}).status_code == 200
+        wait_for(lambda: ask(client).status_code == 200)
+
+
+def test_bodies_under_way_are_finite_for_all_keys_together(monkeypatch):
+    monkeypatch.setattr(middleware, "_LARGEST_TOGETHER", 3)
+    keys = [Key(name=name, digest=digest(key)) for name, key in (("alice", KEY), ("bob", OTHER))]
+    with listening({"parrot": Parrot()}, keys=keys) as (_, client), ExitStack() as held:
+        assert [begin(held, client, key) for key in (KEY, KEY, OTHER)] == [None] * 3
+        refused = ask(client)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert error_of(refused)["code"] == "too_many_bytes"
+        assert client.get("/health").status_code == 200
+
+
+def test_bytes_of_every_end_of_a_request_are_given_back():
+    with listening({"parrot": Parrot()}) as (_, client):
+        for _ in range(_LARGEST_OF_KEY + 5):
+            pieces = iter([json.dumps({"model": "parrot", "prompt": "x"}).encode()])
+            headers = BEARER | {"Content-Type": "application/json"}
+            assert client.post(COMPLETIONS, content=pieces, headers=headers).status_code == 200
+            assert ask(client, "crash", user="x" * 3000).status_code == 500
+            assert ask(client, "refuse", user="x" * 3000).status_code == 400
+            assert client.post(COMPLETIONS, content=iter([b"x" * 5000]), headers=headers).status_code == 413
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -164,6 +223,10 @@ def test_keys_change_while_the_door_is_open(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
-def test_open_paths_take_no_body_to_the_end_of_the_world(path):
+def test_open_paths_read_no_body(path):
     with listening({"parrot": Parrot()}) as (_, client):
-        assert client.request("GET", path, content=b"x" * 100_000).status_code in (200, 413)
+        assert client.request("GET", path, content=b"x" * 4000).status_code == 200
+        assert client.request("GET", path, content=b"x" * 100_000).status_code == 413
+        with connect(client) as wire:
+            wire.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n".encode())
+            assert wire.recv(1000).startswith(b"HTTP/1.1 200"), "the answer waits for no body"
