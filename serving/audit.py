@@ -2,13 +2,26 @@
 
 import json
 import logging
+import os
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 from serving.visit import Visit
 
 log = logging.getLogger("ray.serve")
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+class _PrivateFile(WatchedFileHandler):
+    """Opened for its owner alone, whatever the umask says: the first time, and whenever logrotate has moved it away."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=_for_the_owner)
 
 
 class AuditLog:
@@ -18,8 +31,7 @@ class AuditLog:
         self._prompts = prompts
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        self._file = WatchedFileHandler(path, encoding="utf-8")
+        self._file = _PrivateFile(path, encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(message)s"))
         self._file.handleError = self._fail  # type: ignore[method-assign,assignment]
 

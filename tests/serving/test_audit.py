@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 
 import pytest
@@ -51,6 +52,20 @@ def test_prompts_are_written_only_when_asked_for(tmp_path):
 def test_its_owner_alone_reads_it(tmp_path, visit):
     AuditLog(tmp_path / "audit").write(visit)
     assert stat.S_IMODE((tmp_path / "audit").stat().st_mode) == 0o600
+
+
+def test_its_owner_alone_reads_it_after_logrotate_too(tmp_path, visit):
+    before = os.umask(0o022)
+    try:
+        log = AuditLog(tmp_path / "audit")
+        log.write(visit)
+        (tmp_path / "audit").rename(tmp_path / "audit.1")
+        log.write(visit)
+    finally:
+        os.umask(before)
+    for name in ("audit", "audit.1"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        assert len(lines_of(tmp_path / name)) == 1
 
 
 def test_a_file_that_was_moved_away_is_begun_anew(tmp_path, visit):
