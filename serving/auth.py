@@ -18,6 +18,8 @@ from core.config import Config
 from core.errors import UserError
 
 log = logging.getLogger("ray.serve")
+OWN = "raymill"
+"""Name of the key that an endpoint makes for itself: two keys of one name would share, and forget, their quotas."""
 _SHORTEST_KEY = 20
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LOOK_AGAIN_SECONDS = 1.0
@@ -53,6 +55,8 @@ class _KeysFile(Config):
         names = [key.name for key in self.keys]
         if len(set(names)) < len(names):
             raise ValueError("two keys have the same name")
+        if OWN in names:
+            raise ValueError(f"the name {OWN!r} is that of the endpoint's own key; take another")
         return self
 
 

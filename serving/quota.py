@@ -69,7 +69,8 @@ class Allowance:
             self.requests.take(1)
 
     def reserve_tokens(self, amount: int) -> None:
-        """As many tokens as a request may use. Raises ApiError 429 when they are not there."""
+        """As many tokens as a request may use. Raises ApiError 429 when they are not there, 400 when there can
+        never be so many."""
         limits = ((self.tokens, "tokens per minute"), (self.daily_tokens, "tokens per day"))
         for bucket, name in limits:
             if bucket is not None:
@@ -128,4 +129,6 @@ def _exceeded(what: str, limit: int, wait_s: float) -> ApiError:
 
 
 def _too_much(what: str, limit: int, asked: int) -> ApiError:
-    return errors.over_quota(f"This key may use {limit:,} {what}, and this request may need {asked:,}", None)
+    """No 429, which says that it will fit later."""
+    message = f"This key may use {limit:,} {what}, and this request may need {asked:,}: ask for less."
+    return ApiError(400, message, code="request_too_large", headers={"X-Should-Retry": "false"})

@@ -210,3 +210,9 @@ def test_an_unchanged_file_is_not_read_again(keys_file, clock, monkeypatch):
     monkeypatch.setattr(auth, "read_keys", lambda _: pytest.fail("read again"))
     clock[0] += 2
     assert keys.find(f"Bearer {KEY}") is not None
+
+
+def test_no_key_of_a_file_has_the_name_of_the_endpoint_s_own(keys_file):
+    path = keys_file(f"keys: [{{name: raymill, key: {KEY}}}]", "keys.yaml")
+    with pytest.raises(UserError, match="the endpoint's own key; take another"):
+        auth.read_keys(path)

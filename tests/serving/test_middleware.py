@@ -175,7 +175,9 @@ def test_a_key_that_has_used_up_its_requests_is_told_when_to_come_back():
 def test_a_key_is_charged_for_what_was_used_and_cannot_overdraw_by_asking_for_much():
     key = Key(name="alice", digest=digest(KEY), tokens_per_minute=100)
     with listening({"parrot": Parrot()}, keys=[key]) as (_, client):
-        assert error_of(ask(client, max_tokens=500))["code"] == "request_too_large"
+        never = ask(client, max_tokens=500)
+        assert (never.status_code, never.headers["x-should-retry"]) == (400, "false")
+        assert error_of(never)["code"] == "request_too_large"
         assert ask(client, "a b c", max_tokens=10).status_code == 200
         left = int(ask(client, "a b c", max_tokens=10).headers["x-ratelimit-remaining-tokens"])
         assert 60 <= left <= 80, "10 of the first; of the second, whose answer begins, what it may use at most"

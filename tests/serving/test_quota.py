@@ -24,6 +24,7 @@ def refused(call, *arguments):
     with pytest.raises(ApiError) as raised:
         call(*arguments)
     assert (raised.value.status, raised.value.type) == (429, "rate_limit_error")
+    assert int(raised.value.headers["Retry-After"]) >= 1
     return raised.value
 
 
@@ -84,9 +85,12 @@ def test_what_was_reserved_and_not_used_comes_back_and_what_was_used_beyond_is_o
 
 
 def test_what_can_never_fit_is_not_told_to_come_back(clock):
-    error = refused(Quotas().of(key(tokens_per_minute=100)).reserve_tokens, 101)
-    assert "Retry-After" not in error.headers
-    assert error.code == "request_too_large"
+    with pytest.raises(ApiError) as raised:
+        Quotas().of(key(tokens_per_minute=100)).reserve_tokens(101)
+    error = raised.value
+    assert (error.status, error.code) == (400, "request_too_large")
+    assert error.headers == {"X-Should-Retry": "false"}
+    assert "100 tokens per minute, and this request may need 101: ask for less" in error.message
 
 
 def test_a_key_without_limits_has_neither_refusals_nor_headers():
