@@ -146,6 +146,8 @@ def killed_while_opening(run, operations):
 
     for owner, name in ((Path, "unlink"), (Path, "replace"), (Path, "mkdir"), (Path, "rmdir"), (os, "unlink")):
         setattr(owner, name, counting(getattr(owner, name)))
+    entries = Path.iterdir
+    Path.iterdir = lambda folder: iter(sorted(entries(folder)))  # results before the state, whatever the disk's order
     try:
         run.__enter__()
     finally:
@@ -162,6 +164,19 @@ def finished_with_parts(config, suffix):
         return run.commit()
 
     return Stage("test.copy", 1, Copy, work, keeps=("parts",)).execute(config.model_copy(update={"suffix": suffix}))
+
+
+def test_half_an_artifact_is_never_resumed_whenever_its_clearing_is_killed(config):
+    killed = operations = 0
+    while killed == operations:
+        finished_with_parts(config, "?")
+        killed += killed_while_opening(Run("test.copy", 1, config, ("parts",)), operations)
+        operations += 1
+        with Run("test.copy", 1, config.model_copy(update={"suffix": "?"}), ("parts",)) as run:
+            assert sorted(path.name for path in run.path("parts").glob("*")) == ["a", "b"]
+            assert sorted(path.name for path in run.path("out").glob("*")) in ([], ["a", "b"])
+        shutil.rmtree(config_path(config))
+    assert killed > 5, "it was never killed"
 
 
 @pytest.mark.parametrize("anew", [False, True])
