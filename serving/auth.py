@@ -34,6 +34,7 @@ class Key(Config):
     requests_per_minute: _Limit = Field(None, description="None: no limit")
     tokens_per_minute: _Limit = Field(None, description="prompt and answer together; None: no limit")
     tokens_per_day: _Limit = Field(None, description="prompt and answer together; None: no limit")
+    operator: bool = Field(False, description="reads in /metrics what every key used; others read of themselves alone")
 
 
 class _KeyOfFile(Config):
@@ -42,6 +43,7 @@ class _KeyOfFile(Config):
     requests_per_minute: _Limit = None
     tokens_per_minute: _Limit = None
     tokens_per_day: _Limit = None
+    operator: bool = False
 
     def known(self) -> Key:
         return Key.model_validate(self.model_dump(exclude={"key"}) | {"digest": _kept(self.key)})

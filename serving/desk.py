@@ -12,6 +12,7 @@ from fastapi import Request
 from serving import engine_metrics, visit
 from serving.admission import Gate
 from serving.answer import ModelAnswer, Work
+from serving.auth import Key
 from serving.backend import Backend
 from serving.catalogue import Catalogue, Served
 from serving.door_metrics import DoorMetrics
@@ -90,13 +91,17 @@ class Desk:
             self._contexts[backend] = limits["max_model_len"]
         return self._contexts[backend]
 
-    async def all_metrics(self) -> str:
-        """The door's and every engine's; an engine that does not answer, or sleeps, is left out."""
+    async def all_metrics(self, key: Key | None) -> str:
+        """The door's and every engine's; an engine that does not answer, or sleeps, is left out.
+
+        What other keys used, and their names, are for operators alone.
+        """
         for served in self.catalogue.models():
             self.metrics.inside.labels(served.model).set(served.gate.inside)
             self.metrics.places.labels(served.model).set(served.gate.limit)
         engines = await asyncio.gather(*map(_engine_metrics, self.catalogue.models()))
-        return engine_metrics.join([self.metrics.text(), *engines])
+        own = key.name if key is not None and not key.operator else None
+        return engine_metrics.join([self.metrics.text(own), *engines])
 
 
 def _wants_usage(asked: ModelRequest) -> bool:

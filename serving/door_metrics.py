@@ -4,6 +4,7 @@ A request's time is split in two: `engine` is spent waiting for the model, `door
 of a stream among it.
 """
 
+import re
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,6 +14,7 @@ from serving.visit import Visit
 _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
 _DOOR = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.1, 0.5, 1)
+_OF_KEY = re.compile(r'^\w+\{(?:[^"]*"[^"]*",)*key="([^"]*)"')
 _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -63,6 +65,10 @@ class DoorMetrics:
             if visit.last is not None and visit.last > visit.first and visit.completion_tokens > 1:
                 self._token.labels(*who).observe((visit.last - visit.first) / (visit.completion_tokens - 1))
 
-    def text(self) -> str:
-        """In Prometheus' text form."""
-        return generate_latest(self.registry).decode()
+    def text(self, key: str | None = None) -> str:
+        """In Prometheus' text form; with the name of a key, without what is of other keys."""
+        text = generate_latest(self.registry).decode()
+        if key is None:
+            return text
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if (found := _OF_KEY.search(line)) is None or found[1] == key)

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from serving import errors, openapi
+from serving import errors, openapi, visit
 from serving.conversation import ChatRequest, TokenizeRequest
 from serving.desk import Desk
 from serving.protocol import CompletionRequest, DetokenizeRequest, EmbeddingRequest
@@ -102,9 +102,9 @@ def router(desk: Desk) -> APIRouter:
         return desk.answer(http, "detokenize", request)
 
     @routes.get("/metrics", responses=openapi.errors_of(), response_class=PlainTextResponse)
-    async def metrics() -> str:
-        """The door's and the engines' metrics in Prometheus' text form."""
-        return await desk.all_metrics()
+    async def metrics(http: Request) -> str:
+        """The door's and the engines' metrics in Prometheus' text form; of other keys for operators alone."""
+        return await desk.all_metrics(visit.of(http.scope).key)
 
     @routes.get("/openapi.json", include_in_schema=False)
     async def document(http: Request) -> Response:

@@ -28,7 +28,7 @@ def up(config: UpConfig, run: Run) -> Manifest:
     lifecycle.check_port(address)
     keys = auth.read_keys(config.keys_file) if config.keys_file else []
     own = auth.new_key()
-    fixed = auth.Key(name=auth.OWN, digest=auth.digest(own))
+    fixed = auth.Key(name=auth.OWN, digest=auth.digest(own), operator=True)
     checks.check_names(Endpoint(models=models, keys=[fixed], door=config.door))
     runtime.connect()
     # Outside of `try`: what it refuses for is an endpoint of somebody else, which must stay up.

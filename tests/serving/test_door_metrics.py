@@ -1,6 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.auth import Key, digest
 from tests.serving.doors import BEARER, KEY, Parrot, ask, catalogue_of, hanging_stream, listening, wait_for
 
 
@@ -58,3 +59,21 @@ def test_strangers_cannot_make_labels(client):
 def test_a_model_that_may_sleep_has_its_engines_metrics_while_it_is_awake():
     with listening({}, catalogue=catalogue_of({"parrot": Parrot()}, sleeps=True)) as (_, client):
         assert "vllm:num_requests_running 0" in client.get("/metrics", headers=BEARER).text
+
+
+def test_a_key_reads_of_no_other_key_unless_it_is_an_operators():
+    names = ("alice", "al", "bob", "root")
+    secrets = {name: f"rml-0123456789abcdefghij-{name}" for name in names}
+    keys = [Key(name=name, digest=digest(secret), operator=name == "root") for name, secret in secrets.items()]
+    bearers = {name: {"Authorization": f"Bearer {secret}"} for name, secret in secrets.items()}
+    with listening({"parrot": Parrot()}, keys=keys) as (_, client):
+        for name in names[:3]:
+            ask(client, headers=bearers[name])
+        ask(client, headers={"Authorization": "Bearer wrong"})
+        seen = {name: client.get("/metrics", headers=bearer).text for name, bearer in bearers.items()}
+    for name in names[:3]:
+        told = {line.split('key="')[1].split('"')[0] for line in seen[name].splitlines() if 'key="' in line}
+        assert told == {name}
+        assert "vllm:num_requests_running 0" in seen[name]
+        assert "raymill_requests_limit" in seen[name]
+    assert all(f'key="{name}"' in seen["root"] for name in ("alice", "al", "bob", "none"))
