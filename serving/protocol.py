@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from serving.bounded import bound
-from serving.grammar_limits import MAX_BYTES, MAX_REGEX, check_regex, check_schemas
+from serving.grammar_limits import MAX_BYTES, MAX_REGEX, check_ebnf, check_regex, check_schemas
 
 _MAX_CHOICES = 16
 _MAX_STOPS = 8
@@ -117,7 +117,9 @@ class StructuredOutputs(Body):
     json_schema: Schema | None = Field(None, alias="json")
     regex: Annotated[str, AfterValidator(check_regex)] | None = Field(None, min_length=1, max_length=MAX_REGEX)
     choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1, max_length=1000)
-    grammar: str | None = Field(None, min_length=1, max_length=20_000, description="EBNF")
+    grammar: Annotated[str, AfterValidator(check_ebnf)] | None = Field(
+        None, min_length=1, max_length=20_000, description="EBNF"
+    )
     json_object: Literal[True] | None = None
 
     @model_validator(mode="after")
