@@ -3,7 +3,7 @@ PLATFORM ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cp
 READY := .venv/.ready-$(PLATFORM)
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: quickstart test test-fast test-faults lint format setup lock docs bench bench-data bench-training bench-serving clean help
+.PHONY: quickstart test test-fast test-faults test-contract lint format setup lock docs bench bench-data bench-training bench-serving clean help
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -26,6 +26,9 @@ test-fast: $(READY) ## tests that start no Ray, no trainer and no engine
 
 test-faults: $(READY) ## long kill-and-recover runs
 	$(PYTEST) -m faults
+
+test-contract: $(READY) ## some 2,000 made-up requests against what the door's OpenAPI document says
+	RAYMILL_CONTRACT_EXAMPLES=170 $(PYTEST) tests/serving/test_contract.py
 
 lint: $(READY) ## ruff and mypy
 	.venv/bin/ruff check .
