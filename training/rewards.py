@@ -13,6 +13,7 @@ from numbers import Real
 from secrets import token_hex
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from core import sandbox
@@ -99,7 +100,7 @@ class Scorer:
         scored: list[dict[str, float]] = [{} for _ in answers]
         for config, reward in zip(self.configs, self.rewards, strict=True):
             for answer, found, value in zip(answers, scored, reward(answers), strict=True):
-                if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+                if not isinstance(value, (Real, np.bool_)) or not math.isfinite(value):
                     raise RaymillError(
                         f"reward {config.called} gave {value!r} for the answer {answer.text[:80]!r}; "
                         "a reward must be a finite number"

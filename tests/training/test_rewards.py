@@ -106,13 +106,11 @@ def test_a_reward_that_is_no_number_ends_the_run_with_the_answer_that_got_it():
         scorer([answer("hello")])
 
 
-def test_a_number_of_numpy_is_a_number_and_a_truth_value_is_none():
+def test_numbers_of_numpy_and_truth_values_are_numbers():
     scorer = Scorer([RewardConfig(kind="function", function=f"{HERE}:given")])
-    assert scorer([answer("a", value=np.float32(0.5)), answer("b", value=np.int64(2))]) == [
-        {"function": 0.5},
-        {"function": 2.0},
-    ]
-    for value in (np.float32("inf"), True, np.bool_(True), "1", None):
+    values = [np.float32(0.5), np.int64(2), True, np.bool_(False)]
+    assert [row["function"] for row in scorer([answer("a", value=value) for value in values])] == [0.5, 2.0, 1.0, 0.0]
+    for value in (np.float32("inf"), "1", None):
         with pytest.raises(RaymillError, match="must be a finite number"):
             scorer([answer("a", value=value)])
 
