@@ -5,6 +5,7 @@ against datatrove's four filter classes. benchmarks/heuristics.py compares all d
 """
 
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_engine import english
+from data_engine import datatrove_flavour, english
 from data_engine.kernels import english as kernel
+from tests.data_engine.test_kernels_adversarial import BLOCK, FLAVOUR, HARD, text_of
 from tests.data_engine.texts import ADVERSARIAL
 
 spacy = pytest.importorskip("spacy")
@@ -136,6 +138,41 @@ def test_words_and_sentences_of_hard_text_are_spacys(spacy_words, text):
 @pytest.mark.parametrize("text", ADVERSARIAL)
 def test_adversarial_text_is_cut_as_spacy_cuts_it(text, spacy_words):
     assert ours(text)[0] == spacy_words.word_tokenize(text)
+
+
+LINE = BLOCK * (100_000 // len(BLOCK.encode()))
+
+
+@pytest.mark.parametrize("text", [*map(text_of, HARD.values()), LINE], ids=[*HARD, "long line"])
+def test_hard_text_is_cut_as_spacy_cuts_it(text, spacy_words):
+    words, sentences = ours(text)
+    assert words == spacy_words.word_tokenize(text)
+    assert sentences == max(1, len(spacy_words.span_tokenize(text)))
+
+
+@pytest.mark.parametrize("utf8", [*HARD.values(), LINE.encode()], ids=[*HARD, "long line"])
+def test_repetition_of_hard_text_is_datatroves_to_the_last_digit(utf8, spacy_words):
+    from datatrove.pipeline.filters import gopher_repetition_filter as theirs
+    from datatrove.utils.text import PUNCTUATION_SET
+
+    text = text_of(utf8)
+    bounds = np.array([0, len(utf8)], np.int64)
+    found = datatrove_flavour.measure(np.frombuffer(utf8 + b"\xbf", np.uint8), bounds, FLAVOUR)
+    if not text:
+        return
+    words = spacy_words.word_tokenize(text)
+    plain = [word for word in words if any(character not in PUNCTUATION_SET for character in word)]
+    expected = {"words": len(plain), "mean_word_length": np.mean(list(map(len, plain))) if plain else 0}
+    for kind, parts in (("paragraph", re.split(r"\n{2,}", text.strip())), ("line", re.split("\n+", text))):
+        items, characters = theirs.find_duplicates(parts)
+        expected[f"duplicate_{kind}_fraction"] = items / len(parts)
+        expected[f"duplicate_{kind}_characters"] = characters / len(text)
+    for n in (2, 3, 4):
+        grams = theirs.get_n_grams(words, n)
+        expected[f"top_{n}_gram"] = theirs.find_top_duplicate(grams) / len(text) if grams else 0
+    for n in range(5, 11):
+        expected[f"duplicate_{n}_gram"] = theirs.find_all_duplicate(words, n) / len(text)
+    assert {name: found[name][0] for name in expected} == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.slow
