@@ -43,7 +43,7 @@ def check(texts):
 
 
 def test_shingle_sets_equal_the_reference_on_adversarial_text():
-    check([text for text in ADVERSARIAL if len(text) < 20_000])
+    check(ADVERSARIAL)
 
 
 @given(wordy_texts)

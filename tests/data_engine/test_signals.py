@@ -51,3 +51,12 @@ def test_a_long_line_has_the_shingles_of_its_words():
     text = BLOCK * 5000
     table, _ = sketch.sketch([b"x" * 16], [""], pa.array([text], pa.large_string()), DedupConfig(), 0)
     assert table["shingles"][0] == len(reference_shingles(BLOCK * 3, DedupConfig().shingle))
+
+
+def test_the_datatrove_flavour_leaves_no_signal_out():
+    text = "We use cookies on this site.\n\nA line that is kept, and whole.\nNo stop at the end\n"
+    found = signals.measure(pa.array([text]), ["en"], Policies.model_validate({"flavour": "datatrove"}))
+    assert all(np.isfinite(values[0]) for values in found.values())
+    expected = {"lines": 3, "newlines": 4, "c4_kept_lines": 1 / 3, "c4_policy_lines": 1 / 3, "c4_sentences": 1}
+    assert {name: found[name][0] for name in expected} == pytest.approx(expected)
+    assert found["quality"][0] == found["alphabetic_words"][0]
