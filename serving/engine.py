@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from core.config import RUNTIME, Config, InputPath
+from serving import preflight
 from serving.hardware import Device, detect
 
 _GIB = 1 << 30
@@ -145,8 +146,11 @@ class EngineSettings(Config):
 
     def arguments(self, seed: int, content: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments of vLLM's engine for a checkpoint whose `config.json` is `content`."""
+        dtype = resolve_dtype(self.dtype, self.device)
+        if (self.dtype, dtype, preflight.number_format(content)) == ("auto", "float32", "int4_w4a16"):
+            dtype = "bfloat16"  # cpu_gemm_wna16 has no product for float32: the first request would end the engine
         arguments: dict[str, Any] = {
-            "dtype": resolve_dtype(self.dtype, self.device),
+            "dtype": dtype,
             "max_num_seqs": self.max_num_seqs,
             "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,

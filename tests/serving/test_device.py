@@ -82,6 +82,17 @@ def test_the_number_format_of_activations_follows_the_gpu(monkeypatch):
     assert engine.resolve_dtype("auto", "gpu") == "float16"
 
 
+def test_a_format_without_a_product_for_float32_is_not_given_it(monkeypatch):
+    from serving import engine
+
+    weights = {"num_bits": 4, "type": "int", "group_size": 128}
+    groups = {"config_groups": {"group_0": {"weights": weights}}, "quant_method": "compressed-tensors"}
+    monkeypatch.setattr(engine, "detect", lambda *_: Hardware(avx2=True, avx512=True))
+    settings = EngineSettings(device="cpu")
+    assert settings.arguments(0, {"quantization_config": groups})["dtype"] == "bfloat16"
+    assert settings.arguments(0, {})["dtype"] == "float32"
+
+
 def test_a_vllm_for_cpus_is_known_by_its_name_or_its_version(monkeypatch):
     from importlib.metadata import PackageNotFoundError
 
