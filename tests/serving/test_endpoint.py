@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 
 import httpx
 import openai
@@ -242,6 +243,19 @@ def test_it_is_ready_and_status_says_so(endpoint):
     line, rows = status.overview()
     assert line == f"{endpoint.url}: running, door healthy"
     assert [row[:3] for row in rows] == [[endpoint.model_id, "healthy", "1 running"]]
+
+
+def test_it_is_ready_while_it_is_full(endpoint):
+    """Behind requests that take all places a probe would wait for seconds; the engine's tokens say that it works."""
+    with ExitStack() as stack:
+        http = stack.enter_context(httpx.Client(timeout=60))
+        time.sleep(5.5)  # what was found before is forgotten
+        for _ in range(endpoint.max_running):
+            stack.enter_context(begin(endpoint, http, tokens=1000))
+        assert metric(endpoint, "vllm:num_requests_running") == endpoint.max_running
+        began = time.monotonic()
+        assert http.get(f"{endpoint.root}/ready").status_code == 200
+        assert time.monotonic() - began < 5
 
 
 def test_a_second_endpoint_is_refused_and_the_first_stays_up(endpoint, tmp_path):
