@@ -71,4 +71,4 @@ class DoorMetrics:
         if key is None:
             return text
         lines = text.splitlines(keepends=True)
-        return "".join(line for line in lines if (found := _OF_KEY.search(line)) is None or found[1] == key)
+        return "".join(line for line in lines if (found := _OF_KEY.search(line)) is None or found[1] in (key, "none"))
