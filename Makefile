@@ -27,8 +27,8 @@ test-fast: $(READY) ## tests that start no Ray, no trainer and no engine
 test-faults: $(READY) ## long kill-and-recover runs
 	$(PYTEST) -m faults
 
-test-contract: $(READY) ## some 1,500 made-up requests against what the door's OpenAPI document says
-	RAYMILL_CONTRACT_EXAMPLES=170 $(PYTEST) tests/serving/test_contract.py
+test-contract: $(READY) ## some 2,000 made-up requests against what the door's OpenAPI document says
+	RAYMILL_CONTRACT_EXAMPLES=230 $(PYTEST) tests/serving/test_contract.py
 
 lint: $(READY) ## ruff and mypy
 	.venv/bin/ruff check .

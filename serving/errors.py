@@ -52,10 +52,8 @@ def busy(retry_after_s: int) -> ApiError:
     return ApiError(429, message, "rate_limit_error", code="queue_full", headers={"Retry-After": str(retry_after_s)})
 
 
-def over_quota(reason: str, retry_after_s: int | None) -> ApiError:
-    """429: the key has used up what it may use; without a time to wait, this request will never fit."""
-    if retry_after_s is None:
-        return ApiError(429, f"{reason}: ask for less.", "rate_limit_error", code="request_too_large")
+def over_quota(reason: str, retry_after_s: int) -> ApiError:
+    """429: the key has used up what it may use."""
     headers = {"Retry-After": str(retry_after_s)}
     message = f"{reason}; try again in {retry_after_s} s."
     return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=headers)

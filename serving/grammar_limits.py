@@ -2,8 +2,7 @@
 
 xgrammar's time grows with the square or the cube of what is counted here. Measured with 0.2.8 and 32,000 tokens: 500
 optional properties 0.19 s, 1,000 enum values 0.13 s, 100 levels 0.16 s, each different maxLength of 200 or more 0.9 s,
-20 optional letters in a row 0.25 s, 40 of them 1.8 s and 70 of them 6.8 s. What EBNF costs cannot be told from its
-text, since a rule may be named many times: parts that may be left out are counted where they are written.
+20 optional letters in a row 0.25 s, 40 of them 1.8 s and 70 of them 6.8 s.
 """
 
 import re
@@ -18,14 +17,11 @@ MAX_ENUM = 1000
 MAX_LEVELS = 20
 MAX_REGEX = 500
 MAX_OPTIONAL = 30
-MAX_OPTIONAL_EBNF = 50
 MAX_REPEATS = 1024
 _LONGEST_COUNTED = 256  # beyond it xgrammar takes no longer
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _OPTIONAL = re.compile(r"(?<!\\)(?:[?*{]|\(\||\|\)|\|\|)")  # what may be left out, each in its own way
-_OPTIONAL_EBNF = re.compile(r'[?*{]|""')
-_LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _REPEATS = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 
@@ -62,17 +58,6 @@ def check_regex(pattern: str) -> str:
     """A regular expression by itself. Raises ValueError."""
     _check_patterns([pattern], 0)
     return pattern
-
-
-def check_ebnf(grammar: str) -> str:
-    """A grammar in EBNF. Raises ValueError."""
-    if (found := len(_OPTIONAL_EBNF.findall(_LITERAL.sub(_without_text, grammar)))) > MAX_OPTIONAL_EBNF:
-        raise ValueError(f"the grammar has {found:,} parts that may be left out, {MAX_OPTIONAL_EBNF} at most")
-    return grammar
-
-
-def _without_text(literal: re.Match[str]) -> str:
-    return '""' if literal[0] == '""' else " "
 
 
 def _check_patterns(patterns: Iterable[str], repeats: int) -> None:

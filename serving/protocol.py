@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from serving.bounded import bound
-from serving.grammar_limits import MAX_BYTES, MAX_REGEX, check_ebnf, check_regex, check_schemas
+from serving.grammar_limits import MAX_BYTES, MAX_REGEX, check_regex, check_schemas
 
 _MAX_CHOICES = 16
 _MAX_STOPS = 8
@@ -112,14 +112,11 @@ class ResponseFormat(Body):
 
 
 class StructuredOutputs(Body):
-    """vLLM's structured output; one of the fields."""
+    """vLLM's structured output; one of the fields. EBNF is not taken: nobody can tell what compiling it costs."""
 
     json_schema: Schema | None = Field(None, alias="json")
     regex: Annotated[str, AfterValidator(check_regex)] | None = Field(None, min_length=1, max_length=MAX_REGEX)
     choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1, max_length=1000)
-    grammar: Annotated[str, AfterValidator(check_ebnf)] | None = Field(
-        None, min_length=1, max_length=20_000, description="EBNF"
-    )
     json_object: Literal[True] | None = None
 
     @model_validator(mode="after")
@@ -127,7 +124,7 @@ class StructuredOutputs(Body):
         if sum(map(len, self.choice or ())) > MAX_BYTES:
             raise ValueError(f"choice: more than {MAX_BYTES:,} characters together")
         if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("exactly one of json, regex, choice, grammar, json_object")
+            raise ValueError("exactly one of json, regex, choice, json_object")
         return self
 
 

@@ -14,7 +14,6 @@ EVERY = [
     errors.not_found(),
     errors.busy(7),
     errors.over_quota("This key may use 5 requests per minute", 7),
-    errors.over_quota("This key may use 5 tokens per day", None),
     errors.too_large(1_000),
     errors.too_slow(2.5),
     errors.timed_out(600),
