@@ -141,7 +141,7 @@ class Door:
     async def _listen(self) -> Listener:
         door, address = self._endpoint.door, self._endpoint.address
         app = build_app(self._catalogue, KeyRing(self._endpoint.keys, door.keys_file), door)
-        listener = Listener(app, address.host, address.port, door.tls_certificate, door.tls_key)
+        listener = Listener(app, address.host, address.port, door.tls_certificate, door.tls_key, door.max_connections)
         if door.tls_certificate is not None:
             self._renewal = Renewal(door.tls_certificate, door.tls_key)
         await listener.start()

@@ -22,6 +22,12 @@ class DoorConfig(Config):
         1024, ge=1, description="requests inside the door together, of all models; more are answered 429"
     )
     max_body_bytes: Annotated[int, RUNTIME] = Field(2_000_000, ge=1024, description="largest request body")
+    max_connections: Annotated[int | None, RUNTIME] = Field(
+        None,
+        ge=1,
+        description="open connections; those beyond it are answered 503, but on /health. None: 2,048, or half of the "
+        "files that the process may open",
+    )
     body_timeout_s: Annotated[float, RUNTIME] = Field(
         20.0, gt=0, description="how long a client may take to send its request body"
     )

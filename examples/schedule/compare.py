@@ -19,7 +19,7 @@ from core.report import Report, line_chart
 from core.storage import write_atomic
 from training import metrics, pretrain
 
-RATES = (0.001, 0.002, 0.004, 0.008)
+RATES = (0.00025, 0.0005, 0.001, 0.002, 0.004)
 SHAPES = {
     "constant": {"warmup": 0.05, "decay": 0.0},
     "warmup, stable, decay": {"warmup": 0.05, "decay": 0.5},
