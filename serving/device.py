@@ -15,6 +15,7 @@ _CAPABILITIES: Mapping[str, float] = {
     **dict.fromkeys(("L4", "L40S"), 8.9),
     **dict.fromkeys(("H100", "H200", "H20", "GH200"), 9.0),
     **dict.fromkeys(("B200", "GB200"), 10.0),
+    "V100": 7.0,
     "T4": 7.5,
     "A10G": 8.6,
 }
@@ -34,7 +35,7 @@ def of_engines(asked: Device) -> Hardware:
         return Hardware(bf16=capability >= 8, gpu=capability)
     if asked == "auto":
         return hardware.detect("cpu")
-    missing = "the cluster has none" if capability is None else "the vLLM that is installed is built for CPUs"
+    missing = "no node of the cluster has one now" if capability is None else "the installed vLLM is built for CPUs"
     raise UserError(f"device: gpu is asked for, but {missing}; use auto or cpu")
 
 
@@ -44,9 +45,8 @@ def _of_cluster() -> float | None:
     if not resources.get("GPU"):
         return None
     types = [name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)]
-    known = [_CAPABILITIES[name] for name in types if name in _CAPABILITIES]
-    if known:
-        return min(known)
+    if types and all(name in _CAPABILITIES for name in types):
+        return min(_CAPABILITIES[name] for name in types)
     here = hardware.detect("gpu").gpu
     if here is None:
         named = ", ".join(types) or "no type"

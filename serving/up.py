@@ -12,7 +12,7 @@ from core import storage
 from core.manifest import Manifest
 from core.run import Run
 from core.stage import Stage
-from serving import auth, checks, lifecycle, up_report
+from serving import auth, checks, hardware, lifecycle, up_report
 from serving.ask import Answer, Drafts, ask, read_drafts
 from serving.endpoint import Address, Endpoint, ServedModel
 from serving.engine import ModelConfig, Speculative
@@ -23,6 +23,8 @@ _KEY = ".key"
 
 def up(config: UpConfig, run: Run) -> Manifest:
     """Start, wait for a real token, ask the questions, and stop unless the endpoint is to be kept."""
+    if hardware.vllm_uses_gpus():
+        runtime.connect()  # where engines run is asked of the cluster, not of this machine
     models = served_models(config, run.log)
     address = config.address
     lifecycle.check_port(address)

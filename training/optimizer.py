@@ -106,8 +106,10 @@ def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Trainable matrices but embeddings and what lies behind the last layer: output head, score, value head."""
     base = bare(model)
     layers = base.base_model if isinstance(base, PreTrainedModel) else base
-    embeddings = {id(module.weight) for module in layers.modules() if isinstance(module, nn.Embedding)}
-    return [p for p in layers.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in embeddings]
+    others = {id(module.weight) for module in layers.modules() if isinstance(module, nn.Embedding)}
+    head = base.get_output_embeddings() if isinstance(base, PreTrainedModel) else None
+    others.add(id(getattr(head, "weight", None)))  # in models that are their own base
+    return [p for p in layers.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in others]
 
 
 class Gradients(Protocol):

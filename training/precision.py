@@ -37,7 +37,7 @@ class Precision:
             return torch.autocast(_device_type(), torch.bfloat16)
         if self.name == "bf16 emulated":
             return RoundOperands()
-        return Products32() if products.BY_ONEDNN else nullcontext()
+        return Products32() if products.BY_ONEDNN and _device_type() == "cpu" else nullcontext()
 
 
 def _device_type() -> str:
@@ -89,7 +89,8 @@ class _Product(torch.autograd.Function):
         x_NK = x.reshape(-1, x.shape[-1])
         if rounding:
             x_NK, w_OK = rounded(x_NK), rounded(w_OK)
-        ctx.save_for_backward(x_NK, w_OK)
+        needs_x, needs_w, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x_NK if needs_w else None, w_OK if needs_x else None)
         ctx.rounding = rounding
         return product(x_NK, w_OK.t()).view(*x.shape[:-1], w_OK.shape[0])
 

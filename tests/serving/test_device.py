@@ -38,12 +38,12 @@ def test_the_gpus_that_count_are_those_of_the_cluster(machine):
     assert device.of_engines("auto") == Hardware(bf16=True, gpu=8.0), "the weakest decides"
     machine(HOPPER, cuda=True, resources={"CPU": 4.0})
     assert device.of_engines("auto") == CPU, "Ray would never place an engine that asks for a GPU"
-    machine(None, cuda=True, resources={"GPU": 1.0, "accelerator_type:NEW": 1})
+    machine(None, cuda=True, resources={"GPU": 2.0, "accelerator_type:NEW": 1, "accelerator_type:H100": 1})
     with pytest.raises(UserError, match=r"device: it is not known .* NEW"):
         device.of_engines("auto")
 
 
-@pytest.mark.parametrize(("gpu", "cuda", "reason"), [(None, True, "has none"), (HOPPER, False, "built for CPUs")])
+@pytest.mark.parametrize(("gpu", "cuda", "reason"), [(None, True, "no node"), (HOPPER, False, "built for CPUs")])
 def test_a_gpu_that_is_asked_for_and_cannot_be_used_is_refused(machine, gpu, cuda, reason):
     machine(gpu, cuda)
     with pytest.raises(UserError, match=f"device: gpu is asked for, but .*{reason}"):
