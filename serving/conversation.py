@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from serving.grammar_limits import check_schemas
-from serving.protocol import Body, ModelRequest, Sampling, Schema
+from serving.protocol import Body, Json, ModelRequest, Sampling
 
 _MAX_TOOLS = 128
 _MAX_MESSAGES = 2048
@@ -64,7 +64,7 @@ class Function(Body):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
-    parameters: Schema | None = Field(None, description="JSON schema of its arguments")
+    parameters: Json | None = Field(None, description="JSON schema of its arguments")
     strict: bool | None = None
 
 
@@ -102,16 +102,26 @@ class ChatRequest(Sampling):
 
     @model_validator(mode="after")
     def _choice_is_a_tool(self) -> Self:
-        if self.tool_choice in (None, "none"):
-            return self
         if self.tools is None:
-            raise ValueError("tool_choice: there are no tools")
-        names = {tool.function.name for tool in self.tools}
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise ValueError("tool_choice: none of the tools has this name")
-        if self.tool_choice == "required" or any(tool.function.strict for tool in self.tools):
-            check_schemas(tool.function.parameters for tool in self.tools)  # one grammar holds all of them
+            if self.tool_choice not in (None, "none"):
+                raise ValueError("tool_choice: there are no tools")
+            return self
+        functions = [tool.function for tool in self.tools]
+        if isinstance(self.tool_choice, NamedTool):
+            functions = [function for function in functions if function.name == self.tool_choice.function.name]
+            if not functions:
+                raise ValueError("tool_choice: none of the tools has this name")
+        elif self.tool_choice != "required" and not self._chosen_by_grammar(functions):
+            return self
+        try:
+            check_schemas(function.parameters for function in functions)  # one grammar holds all of them
+        except ValueError as error:
+            raise ValueError(f"tools: {error}") from None
         return self
+
+    def _chosen_by_grammar(self, functions: list[Function]) -> bool:
+        """Of "auto", which vLLM takes where the choice is left out too: one strict function puts all into a grammar."""
+        return self.tool_choice != "none" and any(function.strict for function in functions)
 
     def tokens_asked(self) -> int:
         """Of all choices."""

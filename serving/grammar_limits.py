@@ -21,7 +21,9 @@ MAX_REPEATS = 1024
 _LONGEST_COUNTED = 256  # beyond it xgrammar takes no longer
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
-_OPTIONAL = re.compile(r"(?<!\\)(?:[?*{]|\(\||\|\)|\|\|)")  # what may be left out, each in its own way
+_ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)  # an escape or a class of characters: one letter
+_GROUP = re.compile(r"\(\?(?:[:=!]|<[=!]|P?<\w+>)")
+_OPTIONAL = re.compile(r"[?*{]|\(\||\|\)|\|\|")  # what may be left out, each in its own way
 _REPEATS = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 
@@ -65,8 +67,9 @@ def _check_patterns(patterns: Iterable[str], repeats: int) -> None:
     for pattern in patterns:
         if len(pattern) > MAX_REGEX:
             raise ValueError(f"a regular expression has {len(pattern):,} characters, {MAX_REGEX} at most")
-        optional += len(_OPTIONAL.findall(pattern))
-        for low, high in _REPEATS.findall(pattern):
+        bare = _GROUP.sub("(", _ATOM.sub("x", pattern))
+        optional += len(_OPTIONAL.findall(bare))
+        for low, high in _REPEATS.findall(bare):
             repeats += min(int(high[:9] or low[:9] or 0), _LONGEST_COUNTED)
     if optional > MAX_OPTIONAL:
         raise ValueError(

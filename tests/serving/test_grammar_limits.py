@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from serving import grammar_limits
-from serving.conversation import ChatRequest
+from serving.conversation import ChatRequest, TokenizeRequest
 from serving.grammar_limits import check_regex, check_schemas
 from serving.protocol import CompletionRequest, describe
 from serving.responses_request import ResponsesRequest
@@ -37,6 +37,35 @@ def nested(levels):
 )
 def test_schemas_of_every_day_pass(schema):
     check_schemas([schema])
+
+
+ZOD_DATE = (  # https://github.com/colinhacks/zod, packages/zod/src/v4/core/regexes.ts, of version 4.1
+    r"(?:(?:\d\d[2468][048]|\d\d[13579][26]|\d\d0[48]|[02468][048]00|[13579][26]00)-02-29|\d{4}-(?:(?:0[13578]|1[02])-"
+    r"(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|(?:02)-(?:0[1-9]|1\d|2[0-8])))"
+)
+ZOD_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+ZOD = {
+    "datetime": f"^{ZOD_DATE}T(?:{ZOD_TIME}(?:Z|([+-](?:[01]\\d|2[0-3]):[0-5]\\d)))$",
+    "date": f"^{ZOD_DATE}$",
+    "email": r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
+    "uuid": r"^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}"
+    r"|00000000-0000-0000-0000-000000000000|ffffffff-ffff-ffff-ffff-ffffffffffff)$",
+}
+
+
+def test_formats_as_zod_writes_them_fit_into_one_schema():
+    check_schemas([{"properties": {name: {"type": "string", "pattern": pattern} for name, pattern in ZOD.items()}}])
+
+
+@pytest.mark.parametrize("pattern", ["(?:a)(?=b)(?!c)(?<=d)(?<name>e)" * 10, "[?*{]" * 40, r"[\]?]" * 40, r"\?\*" * 40])
+def test_what_only_looks_as_if_it_could_be_left_out_does_not_count(pattern):
+    assert check_regex(pattern) == pattern
+
+
+@pytest.mark.parametrize("part", [r"\\?", "[[]?", "(?:|a)", "(?:a)?", "(?<name>a|)", "[a]]?", "[a?"])
+def test_what_may_be_left_out_counts_behind_a_class_an_escape_or_a_group(part):
+    with pytest.raises(ValueError, match="parts that may be left out"):
+        check_regex(part * 31)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +107,7 @@ def test_the_measuring_itself_takes_no_time():
 
 
 def test_every_place_of_a_grammar_is_measured():
-    large, function = of(501), {"name": "f", "parameters": of(501)}
+    large, function = of(501), {"name": "f", "parameters": of(501), "strict": True}
     bodies = [
         (ChatRequest, CHAT | {"structured_outputs": {"json": large}}),
         (CompletionRequest, {"model": "m", "prompt": "x", "structured_outputs": {"json": large}}),
@@ -95,11 +124,61 @@ def test_every_place_of_a_grammar_is_measured():
             ResponsesRequest.model_validate({"model": "m", "input": "x"} | fields).chat()
 
 
-def test_many_tools_count_together_where_one_grammar_holds_them():
-    tools = [{"type": "function", "function": {"name": f"f{n}", "parameters": of(100)}} for n in range(6)]
-    ChatRequest.model_validate(CHAT | {"tools": tools, "tool_choice": "auto"})
-    with pytest.raises(ValidationError, match="600 properties"):
-        ChatRequest.model_validate(CHAT | {"tools": tools, "tool_choice": "required"})
+def tool(name, parameters, **fields):
+    return {"type": "function", "function": {"name": name, "parameters": parameters} | fields}
+
+
+CHOSEN = {"type": "function", "function": {"name": "f0"}}
+TOOLS = [tool(f"f{number}", of(100)) for number in range(6)]
+STRICT = [*TOOLS[:5], tool("f5", of(100), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        (TOOLS, {"tool_choice": "required"}),
+        (STRICT, {"tool_choice": "auto"}),
+        (STRICT, {"tool_choice": None}),
+        (STRICT, {}),
+    ],
+)
+def test_tools_count_together_where_one_grammar_holds_them(tools, choice):
+    with pytest.raises(ValidationError, match="600 properties") as raised:
+        ChatRequest.model_validate(CHAT | {"tools": tools} | choice)
+    assert describe(raised.value.errors())[0].startswith("Tools: the schema has 600 properties")
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"), [(TOOLS, {"tool_choice": "auto"}), (TOOLS, {}), (STRICT, {"tool_choice": "none"})]
+)
+def test_tools_of_which_no_grammar_is_made_do_not_count(tools, choice):
+    ChatRequest.model_validate(CHAT | {"tools": tools} | choice)
+
+
+def test_of_a_chosen_tool_alone_a_grammar_is_made():
+    huge = tool("f6", of(501), strict=True)
+    ChatRequest.model_validate(CHAT | {"tools": [*STRICT, huge], "tool_choice": CHOSEN})
+    chosen = {"type": "function", "function": {"name": "f6"}}
+    with pytest.raises(ValidationError, match="501 properties"):
+        ChatRequest.model_validate(CHAT | {"tools": [*STRICT, huge], "tool_choice": chosen})
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        of(5, lambda number: {"type": "string", "maxLength": (255, 256, 500, 1000, 2000)[number]}),
+        {"properties": {"a": {"type": "string", "pattern": "[a-z]" * 200}}},
+        nested(40),
+        {"description": "x" * 70_000},
+    ],
+    ids=["lengths", "pattern", "nested", "large"],
+)
+def test_a_plain_tool_may_have_any_schema(parameters):
+    tools = [tool("f", parameters)]
+    ChatRequest.model_validate(CHAT | {"tools": tools})
+    TokenizeRequest.model_validate(CHAT | {"tools": tools})
+    flat = [{"type": "function"} | tools[0]["function"]]
+    ResponsesRequest.model_validate({"model": "m", "input": "x", "tools": flat}).chat()
 
 
 def test_a_plain_regular_expression_passes():
