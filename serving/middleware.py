@@ -19,6 +19,8 @@ from serving.visit import Visit
 log = logging.getLogger("ray.serve")
 _LARGEST_TOGETHER = 64
 _LARGEST_OF_KEY = 16
+_OPEN_BYTES = 4096
+"""Of a request without a key, whose body nobody reads."""
 _AGAIN_SECONDS = 1
 
 
@@ -128,7 +130,8 @@ class BodyLimit:
     """Stops reading a body at the limit, whatever its Content-Length said, and when it comes too slowly.
 
     Bodies lie in memory until their answer ends: of all of them together, and of those of one key, only so many bytes
-    are inside at a time. One that does not tell its length counts as the largest until it has come.
+    are inside at a time. One that does not tell its length counts as the largest until it has come. Of strangers, whom
+    only open paths let in, bodies are small and count for nobody: they would take the room of those who have a key.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class BodyLimit:
         self.seconds = seconds
         self.together = together if together is not None else _LARGEST_TOGETHER * limit
         self.of_key = of_key if of_key is not None else _LARGEST_OF_KEY * limit
-        self._inside: Counter[str | None] = Counter()
+        self._inside: Counter[str] = Counter()
         """Bytes by the name of the key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,13 +151,14 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        found = visit.of(scope)
+        owner = found.key.name if found.key is not None else None
+        limit = self.limit if owner is not None else min(self.limit, _OPEN_BYTES)
         declared = _header(scope, b"content-length")
         size = int(declared) if declared.isdigit() else 0
         if _header(scope, b"transfer-encoding"):
-            size = self.limit
-        found = visit.of(scope)
-        owner = found.key.name if found.key is not None else None
-        error = errors.too_large(self.limit) if size > self.limit else self._no_room(owner, size)
+            size = limit
+        error = errors.too_large(limit) if size > limit else self._no_room(owner, size)
         if error is not None:
             found.error = error.code
             await respond(error)(scope, receive, send)
@@ -162,20 +166,20 @@ class BodyLimit:
         held = _Held(self._inside, owner)
         held.change(size)
         try:
-            await self.app(scope, self._counted(receive, found, held), send)
+            await self.app(scope, self._counted(receive, found, held, limit), send)
         finally:
             held.change(0)
 
     def _no_room(self, owner: str | None, size: int) -> ApiError | None:
-        if size == 0:
+        if size == 0 or owner is None:
             return None
-        if owner is not None and self._inside[owner] + size > self.of_key:
+        if self._inside[owner] + size > self.of_key:
             return _full(429, "rate_limit_error", "This key has too many bytes of requests under way")
         if self._inside.total() + size > self.together:
             return _full(503, "server_error", "There are too many bytes of requests under way")
         return None
 
-    def _counted(self, receive: Receive, found: Visit, held: "_Held") -> Receive:
+    def _counted(self, receive: Receive, found: Visit, held: "_Held", limit: int) -> Receive:
         seen, reading = 0, True
         deadline = asyncio.get_running_loop().time() + self.seconds
 
@@ -190,7 +194,7 @@ class BodyLimit:
                 raise HTTPException(408) from None
             reading = bool(message.get("more_body", False))
             seen += len(message.get("body", b""))
-            if seen > self.limit:
+            if seen > limit:
                 raise HTTPException(413)
             if not reading:
                 held.change(seen)
@@ -203,10 +207,12 @@ class BodyLimit:
 class _Held:
     """What one request has of the bytes inside."""
 
-    def __init__(self, inside: Counter[str | None], owner: str | None) -> None:
+    def __init__(self, inside: Counter[str], owner: str | None) -> None:
         self._inside, self._owner, self._size = inside, owner, 0
 
     def change(self, size: int) -> None:
+        if self._owner is None:
+            return
         self._inside[self._owner] += size - self._size
         self._size = size
         if self._inside[self._owner] <= 0:

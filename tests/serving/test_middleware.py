@@ -115,6 +115,24 @@ def test_bodies_under_way_are_finite_for_all_keys_together(monkeypatch):
         assert client.get("/health").status_code == 200
 
 
+def test_strangers_at_an_open_path_take_no_room_from_those_who_have_a_key():
+    class Stalled(Parrot):
+        async def alive(self, kind, body):
+            await asyncio.Event().wait()
+
+    parrot = Stalled()
+    with listening({"parrot": parrot}, max_body_bytes=100_000) as (_, client), ExitStack() as held:
+        for length in (100_000, 4096):
+            for _ in range(middleware._LARGEST_TOGETHER):
+                wire = held.enter_context(connect(client))
+                wire.sendall(f"GET /ready HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+                if length > 4096:
+                    assert wire.recv(1000).startswith(b"HTTP/1.1 413")
+        largest = json.dumps({"model": "parrot", "prompt": "hello", "user": "x" * 99_000}).encode()
+        headers = BEARER | {"Content-Type": "application/json"}
+        assert client.post(COMPLETIONS, content=largest, headers=headers).status_code == 200
+
+
 def test_bytes_of_every_end_of_a_request_are_given_back():
     with listening({"parrot": Parrot()}) as (_, client):
         for _ in range(_LARGEST_OF_KEY + 5):
