@@ -6,6 +6,8 @@ And it keeps however many headers are sent.
 
 import asyncio
 import json
+import socket
+import sys
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,7 +21,10 @@ _LINGER_SECONDS = 10.0
 _LINGER_BYTES = 4_000_000
 """What is read of a body after its answer: who is cut off in the middle of sending may never see why."""
 _SEND_SECONDS = 30.0
-"""For a client to read some of what lies ready for it."""
+"""For a client to read some of what lies ready for it: any of it, for a large answer takes a slow one longer."""
+_TCP_INFO_BYTES = 128
+_ACKNOWLEDGED = slice(120, 128)
+"""`tcpi_bytes_acked` in Linux' `struct tcp_info`."""
 _MAX_PIPELINED = 100
 """Requests that one connection sends ahead of their answers."""
 _CROWD = 64
@@ -53,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client that connects has something to ask."""
+        self._socket = transport.get_extra_info("socket")
         most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn's own refusal says it to /health too
         super().connection_made(transport)
         if most is not None and len(self.connections) > most:
@@ -114,8 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as it asks: it has a while to begin again."""
         super().pause_writing()
-        if self._unread is None:
-            self._unread = self.loop.call_later(_SEND_SECONDS, self.transport.abort)
+        self._mind()
 
     def resume_writing(self) -> None:
         """It does."""
@@ -172,8 +177,28 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _mind_closing(self) -> None:
         """asyncio closes a connection when all is read, which may be never."""
-        if self.transport.is_closing() and self._unread is None:
-            self._unread = self.loop.call_later(_SEND_SECONDS, self.transport.abort)
+        if self.transport.is_closing():
+            self._mind()
+
+    def _mind(self) -> None:
+        if self._unread is None:
+            self._unread = self.loop.call_later(_SEND_SECONDS, self._look, self._taken())
+
+    def _look(self, before: int) -> None:
+        self._unread = None
+        if self._taken() == before:
+            self.transport.abort()
+        else:
+            self._mind()
+
+    def _taken(self) -> int:
+        """Bytes that the client's machine has taken. The transport's buffer does not tell under TLS: it leaves out what
+        is encrypted already."""
+        try:
+            found = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:  # closed, which the transport is about to say
+            return 0
+        return int.from_bytes(found[_ACKNOWLEDGED], sys.byteorder)
 
     def _stop_minding(self) -> None:
         if self._unread is not None:

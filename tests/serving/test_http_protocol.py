@@ -1,5 +1,6 @@
 import json
 import socket
+import ssl
 import time
 from contextlib import ExitStack, suppress
 
@@ -8,6 +9,7 @@ import pytest
 
 from serving import http_protocol
 from tests.serving.doors import BEARER, COMPLETIONS, KEY, Parrot, ask, hanging_stream, listening, wait_for
+from tests.serving.test_listener import self_signed
 
 BEGUN = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
 
@@ -187,6 +189,60 @@ def test_a_client_that_reads_slowly_gets_all(client, monkeypatch):
         for _ in range(30):
             assert wire.recv(200_000)
             time.sleep(0.1)
+
+
+class Large(Parrot):
+    """One answer that is not streamed."""
+
+    size = 12_000_000
+
+    async def generate(self, kind, body):
+        yield "x" * self.size
+
+
+def read(wire, per_second, at_most=10**9):
+    """How many bytes come."""
+    found = 0
+    with suppress(ConnectionResetError, ssl.SSLError):
+        while found < at_most and (piece := wire.recv(100_000)):
+            found += len(piece)
+            time.sleep(len(piece) / per_second)
+    return found
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["keep", "close"])
+def test_a_large_answer_may_take_a_steady_reader_longer_than_an_idle_one_may(monkeypatch, tmp_path, tls, close):
+    monkeypatch.setattr(http_protocol, "_SEND_SECONDS", 0.5)
+    server = {"http": http_protocol.BoundedProtocol}
+    if tls:
+        certificate, key = self_signed(tmp_path)
+        server |= {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+    with listening({"parrot": Large()}, server=server) as (_, client), ExitStack() as held:
+        wire = socket.socket()
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        wire.settimeout(10)
+        wire.connect((client.base_url.host, client.base_url.port))
+        if tls:
+            wire = ssl.create_default_context(cafile=str(certificate)).wrap_socket(wire, server_hostname="127.0.0.1")
+        held.enter_context(wire)
+        body = json.dumps({"model": "parrot", "prompt": "x"}).encode()
+        head = BEGUN + close + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        wire.sendall(head + body)
+        began = time.monotonic()
+        assert read(wire, 4e6, Large.size) >= Large.size
+        assert time.monotonic() - began > 1, "longer than is waited for who reads nothing"
+
+
+def test_who_stops_reading_in_the_middle_of_a_large_answer_is_dropped(monkeypatch):
+    monkeypatch.setattr(http_protocol, "_SEND_SECONDS", 0.5)
+    server = {"http": http_protocol.BoundedProtocol}
+    with listening({"parrot": Large()}, server=server) as (_, client), connect(client) as wire:
+        body = json.dumps({"model": "parrot", "prompt": "x"}).encode()
+        wire.sendall(BEGUN + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert wire.recv(1000).startswith(b"HTTP/1.1 200")
+        time.sleep(2)
+        assert read(wire, 1e9) < Large.size
 
 
 def test_connections_beyond_the_limit_are_told_so_and_the_door_says_that_it_lives():
