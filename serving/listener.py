@@ -29,7 +29,8 @@ class Listener:
         certificate_key: str | None = None,
         max_connections: int | None = None,
     ) -> None:
-        """`max_connections`: None is 2,048, or half of the files that this process may open.
+        """`max_connections`: None is 2,048, or half of the files that this process may open, after raising its soft
+        limit towards the hard one.
 
         Raises UserError when the address cannot be listened on.
         """
@@ -80,8 +81,20 @@ class Listener:
 
 def _most_connections() -> int:
     """With too few files left the process could open nothing else, and take no connection to say so."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, files // 2))
+    return max(16, min(_MAX_CONNECTIONS, _files(2 * _MAX_CONNECTIONS) // 2))
+
+
+def _files(wanted: int) -> int:
+    """How many of so many files this process may open: the soft limit, often 1,024, is raised towards the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return most
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError):
+        return soft
+    return most
 
 
 class _Server(uvicorn.Server):

@@ -1,4 +1,5 @@
 import asyncio
+import resource
 import socket
 import ssl
 import subprocess
@@ -91,6 +92,33 @@ def test_it_takes_a_finite_number_of_connections():
         assert 16 <= Listener(app_named("one"), "127.0.0.1", free_port())._server.config.limit_concurrency <= 2048
 
     asyncio.run(go())
+
+
+@pytest.fixture
+def files():
+    """Sets the soft limit of open files; the old one comes back."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def connections():
+    return Listener(app_named("one"), "127.0.0.1", free_port())._server.config.limit_concurrency
+
+
+def test_the_usual_soft_limit_of_files_does_not_halve_the_connections(files, monkeypatch):
+    files(1024)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert connections() == (2048 if hard == resource.RLIM_INFINITY else min(2048, hard // 2))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 3000))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    assert connections() == 1500, "no further than the hard limit"
+
+    def refused(*_):
+        raise OSError("not here")
+
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    assert connections() == 512
 
 
 def test_a_port_of_somebody_else_is_said_in_one_line():
