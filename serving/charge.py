@@ -13,6 +13,8 @@ _TOKENS_PER_SECOND = 20.0
 """Of one answer, until one was measured."""
 _MEAN_WEIGHT = 0.1
 _DEFAULT_LIMIT = 16  # of a plain completion, as OpenAI and vLLM have it
+_LEAST = 256
+"""Tokens for each answer of a chat without a limit: with fewer it is told to come back."""
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _contexts: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _paces: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
@@ -25,15 +27,22 @@ def prompt_tokens(found: Visit) -> int:
 
 
 async def reserve_the_rest(found: Visit, served: Served, kind: str, body: dict[str, Any]) -> None:
-    """A chat that sets no limit may use the rest of the context: that is reserved too, as far as the key could ever pay
-    it. Raises ApiError 429 when it is not there."""
+    """A chat that sets no limit may use the rest of the context: that is reserved too, or what its key has left, and
+    then its answer ends there. Raises ApiError 429 when that would be next to nothing."""
     allowance = found.allowance
     if kind != "chat" or _limit(body) is not None or allowance is None or not allowance.counts_tokens:
         return
-    rest = max(0, await _context(served) - prompt_tokens(found)) * _answers(body)
-    more = allowance.payable(found.reserved_tokens, rest)
+    context, answers = await _context(served), _answers(body)
+    rest = max(0, context - prompt_tokens(found)) * answers
+    least = min(rest, max(_LEAST, body.get("min_tokens") or 0) * answers)
+    more = allowance.payable(found.reserved_tokens, rest, least)
     allowance.reserve_tokens(more)
     found.reserved_tokens += more
+    limit = max(1, more // answers)
+    # A prompt has a token for each byte at most. Where so many would not fit beside the limit, the engine might refuse
+    # it: then what the answer has beyond is owed.
+    if more < rest and found.body_bytes + limit <= context:
+        body[_LIMITS[0]] = limit
 
 
 def measure(found: Visit, served: Served, body: dict[str, Any]) -> None:
@@ -46,7 +55,8 @@ def measure(found: Visit, served: Served, body: dict[str, Any]) -> None:
 
 def estimate(found: Visit, served: Served, kind: str, body: dict[str, Any], waited_s: float) -> None:
     """Who leaves before the counts come is charged all the same: his prompt, and a token or more for each part that
-    came; where none came, what the model makes in such a time, up to what was asked for."""
+    came; where none came, what the model makes in such a time, up to what was asked for and reserved. Of that time
+    nobody knows how long the request lay in the engine's queue, or waited for an engine to start."""
     if found.prompt_tokens:
         return
     found.prompt_tokens = prompt_tokens(found)
@@ -55,7 +65,11 @@ def estimate(found: Visit, served: Served, kind: str, body: dict[str, Any], wait
         return
     made = waited_s * _paces.get(served.gate, _TOKENS_PER_SECOND) * _answers(body)
     limit = _limit(body) if kind == "chat" or _limit(body) is not None else _DEFAULT_LIMIT
-    found.completion_tokens = int(min(made, limit * _answers(body)) if limit is not None else made)
+    if limit is not None:
+        made = min(made, limit * _answers(body))
+    if found.allowance is not None and found.allowance.counts_tokens:
+        made = min(made, max(0, found.reserved_tokens - found.prompt_tokens))
+    found.completion_tokens = int(made)
 
 
 def _limit(body: dict[str, Any]) -> int | None:

@@ -85,14 +85,18 @@ class Allowance:
         """Whether tokens are limited at all."""
         return self.tokens is not None or self.daily_tokens is not None
 
-    def payable(self, reserved: int, more: int) -> int:
-        """Of `more` tokens, beside those reserved already, as many as this key could ever have: a full bucket of a
-        minute, for which one can wait, and what is left of a day's, for which one cannot."""
+    def payable(self, reserved: int, most: int, least: int) -> int:
+        """Of `most` tokens, beside those reserved already, as many as are there; `least` where that is less, which is
+        waited for, unless this key could never have them: beyond a full bucket of a minute, or what is left of a
+        day's."""
+        there, ever = most, least
         if self.tokens is not None:
-            more = min(more, self.tokens.limit - reserved)
+            there = min(there, math.floor(self.tokens.level()))
+            ever = min(ever, self.tokens.limit - reserved)
         if self.daily_tokens is not None:
-            more = min(more, math.floor(self.daily_tokens.level()))
-        return max(0, more)
+            left = math.floor(self.daily_tokens.level())
+            there, ever = min(there, left), min(ever, left)
+        return max(0, there, ever)
 
     def settle(self, reserved: int, used: int) -> None:
         """Put what was used in the place of what was reserved."""

@@ -6,6 +6,7 @@ import pytest
 
 from serving import charge
 from serving.auth import Key, digest
+from serving.quota import Quotas
 from serving.visit import Visit
 from tests.serving.doors import BEARER, CHAT, COMPLETIONS, KEY, Parrot, ask, catalogue_of, error_of, listening, wait_for
 
@@ -70,6 +71,15 @@ def test_the_estimate_follows_how_fast_the_model_was_and_stays_below_what_was_as
     assert (gone.prompt_tokens, gone.completion_tokens) == (11, 0)
 
 
+def test_waiting_costs_no_more_than_was_reserved():
+    """A cold start, or a queue in the engine, looks like work from here."""
+    [served] = catalogue_of({"parrot": Parrot()}).models()
+    for kind, fields in (("chat", {}), ("chat", {"n": 4}), ("completions", {"prompt": ["a"] * 9})):
+        gone = Visit("", "POST", "", body_bytes=40, reserved_tokens=60, allowance=Quotas().of(key()))
+        charge.estimate(gone, served, kind, fields, 500.0)
+        assert gone.prompt_tokens + gone.completion_tokens == 60
+
+
 # --- requests without a limit ---------------------------------------------------------------------------------------
 
 
@@ -107,6 +117,51 @@ def test_a_context_larger_than_the_quota_can_be_asked_all_the_same():
             assert talk(client).status_code == 200
     with listening({"parrot": Waiting()}, keys=[key(tokens_per_minute=None, tokens_per_day=100)]) as (_, client):
         assert [talk(client).status_code for _ in range(3)] == [200] * 3, "a day's quota is not waited for"
+
+
+class Roomy(Parrot):
+    """Has room for an answer longer than the keys here can pay at once."""
+
+    async def limits(self):
+        return {"max_model_len": 5000}
+
+
+def test_a_second_chat_within_the_minute_gets_what_the_key_has_left_and_no_more():
+    parrot = Roomy()
+    with listening({"parrot": parrot}, keys=[key()]) as (_, client):
+        assert [talk(client, "a " * 50).status_code for _ in range(3)] == [200] * 3
+    limits = [body["max_completion_tokens"] for body in parrot.bodies]
+    assert all(MINUTE - 250 < limit < MINUTE for limit in limits)
+    assert limits[1] < limits[0], "the first one used some"
+
+
+def test_two_chats_can_be_under_way_where_both_have_room_for_some():
+    parrot = Roomy()
+    with listening({"parrot": parrot}, keys=[key()]) as (_, client):
+        body = {"model": "parrot", "prompt": "first hang", "stream": True, "max_tokens": 600}
+        with client.stream("POST", COMPLETIONS, json=body, headers=BEARER) as response:
+            parts = response.iter_text()  # which would end the stream if nobody held it
+            next(parts)
+            assert talk(client).status_code == 200
+            assert 256 <= parrot.bodies[-1]["max_completion_tokens"] < 400
+            refused = talk(client, "hang", min_tokens=500)
+            assert error_of(refused)["code"] == "rate_limit_exceeded", "it wants more than that"
+
+
+def test_each_of_several_answers_gets_its_share():
+    parrot = Roomy()
+    with listening({"parrot": parrot}, keys=[key()]) as (_, client):
+        assert talk(client, n=2).status_code == 200
+    assert MINUTE / 2 - 50 < parrot.bodies[-1]["max_completion_tokens"] < MINUTE / 2
+
+
+def test_no_limit_is_set_where_the_context_is_the_limit_or_the_prompt_might_not_fit_beside_it():
+    parrot = Waiting()
+    with listening({"parrot": parrot}, keys=[key()]) as (_, client):
+        assert talk(client).status_code == 200
+    with listening({"parrot": parrot}, keys=[key(tokens_per_minute=250)]) as (_, client):
+        assert talk(client, "x" * 200).status_code == 200
+    assert all("max_completion_tokens" not in body for body in parrot.bodies)
 
 
 def test_a_refused_request_gives_back_what_it_had_reserved():

@@ -84,6 +84,22 @@ def test_what_was_reserved_and_not_used_comes_back_and_what_was_used_beyond_is_o
     assert int(refused(allowance.reserve_tokens, 1).headers["Retry-After"]) > 60
 
 
+def test_a_request_without_a_limit_gets_what_is_there_or_waits_for_a_little(clock):
+    allowance = Quotas().of(key(tokens_per_minute=1000, tokens_per_day=5000))
+    assert allowance.payable(0, 700, 256) == 700
+    allowance.reserve_tokens(600)
+    assert allowance.payable(0, 700, 256) == 400
+    allowance.reserve_tokens(300)
+    assert allowance.payable(0, 700, 256) == 256, "more than is there: it waits"
+    assert allowance.payable(0, 100, 100) == 100
+    small = Quotas().of(key(tokens_per_minute=100))
+    small.reserve_tokens(30)
+    assert small.payable(30, 700, 256) == 70, "it could never have more"
+    daily = Quotas().of(key(tokens_per_day=100))
+    daily.reserve_tokens(80)
+    assert daily.payable(30, 700, 256) == 20, "a day is not waited for"
+
+
 def test_what_can_never_fit_is_not_told_to_come_back(clock):
     with pytest.raises(ApiError) as raised:
         Quotas().of(key(tokens_per_minute=100)).reserve_tokens(101)
