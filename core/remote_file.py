@@ -95,6 +95,8 @@ def _is_refused(error: Exception) -> bool:
     fsspec's HTTP filesystem says so of every failure to open; what happened is in the cause, with a status or without.
     """
     cause = error.__cause__
+    if isinstance(cause, (TimeoutError, ConnectionError)):
+        return False
     if isinstance(error, FileNotFoundError) and type(cause).__module__.startswith(("aiohttp", "asyncio")):
         status = getattr(cause, "status", 0)
         return 400 <= status < 500 and status not in _LATER

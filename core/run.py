@@ -150,7 +150,14 @@ class Run:
         if finished and self.keeps and not self.anew:
             done.replace(self.folder(_EARLIER) / manifest.NAME)
         done.unlink(missing_ok=True)
-        self._begin(*((_EARLIER, *self.keeps) if self.earlier() is not None else ()))
+        if (earlier := self.earlier()) is None:
+            self._begin()
+            return
+        of_it = {output.path for output in earlier.outputs}
+        for file in [file for name in self.keeps for file in self.path(name).rglob("*") if file.is_file()]:
+            if str(file.relative_to(self.directory)) not in of_it:
+                file.unlink()  # left by an interrupted run of yet another identity
+        self._begin(_EARLIER, *self.keeps)
 
     def _begin(self, *spared: str) -> None:
         for entry in self.directory.iterdir():

@@ -38,14 +38,15 @@ class Stage(Generic[C]):
         if (found := run.up_to_date()) is not None:
             if not force:
                 log.info("up to date, reused: %s", run.directory)
-                return self._checked(found), True
+                return self.checked(found), True
             run.anew = True
         with run:
             if run.resumed:
                 log.info("resuming an interrupted run: %s", run.directory)
-            return self._checked(self.run(config, run)), False
+            return self.checked(self.run(config, run)), False
 
-    def _checked(self, manifest: Manifest) -> Manifest:
+    def checked(self, manifest: Manifest) -> Manifest:
+        """The artifact's manifest, unless what it says is a failure."""
         if self.check is not None:
             self.check(manifest)
         return manifest

@@ -48,7 +48,7 @@ def decode(payload: bytes, declared: str | None = None, html: bool = True) -> st
             continue
         try:
             text = payload.decode(encoding)
-        except UnicodeDecodeError:
+        except UnicodeError:
             continue
         single_bytes = len(text) == len(payload) and not payload.isascii()
         utf8 = _as_utf8(payload) if single_bytes else None
@@ -98,10 +98,10 @@ def _known(label: str | None) -> str | None:
         return None
     try:
         info = codecs.lookup(_LABELS.get(label.lower(), label))
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a NUL or a lone surrogate in it
         return None
     # a page that was read as ASCII up to its meta tag is no UTF-16, whatever the tag says
-    if not getattr(info, "_is_text_encoding", True) or info.name.startswith("utf-16"):
+    if not getattr(info, "_is_text_encoding", True) or info.name.startswith(("utf-16", "undefined")):
         return None
     return _SUPERSETS.get(info.name, info.name)
 

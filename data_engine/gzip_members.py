@@ -117,7 +117,8 @@ def members(file: IO[bytes], start: int, end: int, begins_with: bytes) -> Iterat
     """The members that begin in start..end, in order, and the gaps behind them. The caller reads each or leaves it.
 
     A gap belongs to the part of the file that the member before it belongs to, one at the head of the file to the
-    first part: however a file is cut, each is told once. Zeros at the end of a file are padding, as `gzip` takes them.
+    first part: however a file is cut, each is told once. Zeros at the end of a file are padding, as `gzip` takes them;
+    line ends and members of nothing are none anywhere.
     Where a member was left unread or is damaged, the next one is found by its first bytes.
     """
     position, should_begin = start, start == 0
@@ -135,8 +136,24 @@ def members(file: IO[bytes], start: int, end: int, begins_with: bytes) -> Iterat
 
 def _gap(file: IO[bytes], start: int, following: int | None) -> Gap | None:
     end = file.seek(0, os.SEEK_END) if following is None else following
-    if start and following is None:
-        file.seek(start)
-        if all(not part.strip(b"\0") for part in iter(lambda: file.read(_READ), b"")):
+    file.seek(start)
+    if start and end - start <= _READ:
+        blank = b"\r\n\t \0" if following is None else b"\r\n\t "
+        if _holds_nothing(file.read(end - start), blank):
             return None
+    elif start and following is None and all(not part.strip(b"\0") for part in iter(lambda: file.read(_READ), b"")):
+        return None
     return Gap(start, end - start)
+
+
+def _holds_nothing(part: bytes, blank: bytes) -> bool:
+    """Whether there is nothing but blanks and gzip members without content."""
+    while part := part.lstrip(blank):
+        inflate = zlib.decompressobj(wbits=31)
+        try:
+            if inflate.decompress(part, 1) or not inflate.eof:
+                return False
+        except zlib.error:
+            return False
+        part = inflate.unused_data
+    return True

@@ -172,6 +172,7 @@ def measure_shard(shard: Shard, config: MeasureConfig, folders: Folders) -> dict
         table, signatures = sketch.joined(sketches, config.dedup)
         rows.save(folders.sketch(shard.name), table)
         rows.save(folders.signatures(shard.name), signatures)
+        folders.quarantine(shard.name).unlink(missing_ok=True)
         lines = "".join(tidy(json.dumps(damage.entry(), ensure_ascii=False)) + "\n" for damage in quarantined)
         if lines:
             folders.quarantine(shard.name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from data_engine.records import Damage, Record, Skips, iso_date, one_line
 _READ = 1 << 20
 _ESCAPED = 6
 """Bytes of JSON for one byte of text at most, as in \\u0007; another _READ is left for the other fields of a line."""
+_LONG = 1 << 26
+"""Bytes that a line may have whatever its text may: other fields are no concern of a limit on texts."""
 ROWS = 1024
 _UNREADABLE = (pa.ArrowException, ValueError, OverflowError)
 """What Arrow raises for bytes that are no UTF-8, offsets beyond a buffer, and times beyond Python's calendar."""
@@ -31,26 +33,36 @@ class Columns:
     def records(self, batch: pa.RecordBatch, file: str, first: int, max_bytes: int) -> Iterator[Record | Damage]:
         """The rows of a batch, which begins at row `first` of the file. A value that cannot be read costs its row."""
         batch = batch.select([place for place, name in enumerate(batch.schema.names) if self.among([name])])
-        for start in range(0, batch.num_rows, ROWS):
-            part = batch.slice(start, ROWS)
+        # to validate a slice of lists or of a dictionary validates all of their values: the whole once, then halves
+        pending = [(0, batch.num_rows, False)]
+        while pending:
+            begin, end, sound = pending.pop()
+            part = batch.slice(begin, end - begin)
             try:
-                rows = _values(part)
+                if not sound:
+                    part.validate(full=True)
+                rows = part.to_pylist() if end - begin <= ROWS else None
             except _UNREADABLE:
-                for place in range(part.num_rows):
-                    yield self._alone(part.slice(place, 1), file, first + start + place, max_bytes)
+                if end - begin == 1:
+                    yield self._alone(part, file, first + begin, max_bytes)
+                else:
+                    middle = (begin + end) // 2
+                    pending += [(middle, end, sound), (begin, middle, sound)]
                 continue
-            for offset, row in enumerate(rows, first + start):
+            if rows is None:
+                pending += [(start, min(start + ROWS, end), True) for start in reversed(range(begin, end, ROWS))]
+                continue
+            for offset, row in enumerate(rows, first + begin):
                 yield self.record(row, file, offset, max_bytes)
 
     def _alone(self, row: pa.RecordBatch, file: str, offset: int, max_bytes: int) -> Record | Damage:
-        """A row among which something cannot be read; when it is the date, it has none."""
-        undated = [place for place, name in enumerate(row.schema.names) if name != self.date]
-        for kept in (row, row.select(undated)):
-            try:
-                return self.record(_values(kept)[0], file, offset, max_bytes)
-            except _UNREADABLE as error:
-                said = one_line(error)
-        return Damage(file, offset, f"the row does not decode: {said}")
+        """A row in which something cannot be read; when it is the date, it has none."""
+        undated = row.select([place for place, name in enumerate(row.schema.names) if name != self.date])
+        try:
+            undated.validate(full=True)
+            return self.record(undated.to_pylist()[0], file, offset, max_bytes)
+        except _UNREADABLE as error:
+            return Damage(file, offset, f"the row does not decode: {one_line(error)}")
 
     def record(self, row: dict[str, Any], file: str, offset: int, max_bytes: int) -> Record | Damage:
         """A row as a record."""
@@ -65,11 +77,6 @@ class Columns:
         licence = row.get(self.licence)  # a list where a row has several, as in The Stack
         licence = " AND ".join(map(str, licence)) if isinstance(licence, list) else str(licence or "")
         return Record(file, offset, url, date, payload, "text", charset="utf-8", licence=licence)
-
-
-def _values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    batch.validate(full=True)
-    return batch.to_pylist()
 
 
 def parquet_row_groups(path: str) -> list[int]:
@@ -118,7 +125,7 @@ def read_jsonl(
             while position < end and line and not line.endswith(b"\n"):
                 line = file.readline(_READ)
                 position += len(line)
-        longest = _ESCAPED * max_bytes + _READ
+        longest = max(_LONG, _ESCAPED * max_bytes + _READ)
         while position < end:
             try:
                 line = file.readline(longest)

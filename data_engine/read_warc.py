@@ -113,13 +113,17 @@ def _records(stream: Any, member_offset: int | None, reading: _Reading) -> Itera
     def place(before: int) -> int:
         return stream.tell() - before if member_offset is None else member_offset
 
+    size = None
+    if member_offset is None and stream.seekable():
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
     line, stray = _next_record(stream)
     if stray or not line:
         what = f"{stray:,} bytes are no WARC record" if stray else "there is no WARC record"
         yield Damage(reading.path, place(len(line) + stray), f"{what}; fetch the file again")
     while line:
         offset, first = place(len(line)), line
-        found, whole, short = _read_record(stream, line, offset, reading)
+        found, whole, short = _read_record(stream, line, offset, reading, size)
         line, stray = _next_record(stream)
         if member_offset is None and (short or stray) and not whole:
             # its length may reach over other records, or to the end of the file
@@ -146,25 +150,37 @@ def _next_record(stream: Any) -> tuple[bytes, int]:
     while line := stream.readline(_LINE):
         if may_begin and line.startswith(_RECORD):
             break
-        blank = not line.strip()
+        blank = not line.strip(b"\0 \t\r\n")  # zeros are padding
         if not blank and stray_from is None:
             stray_from = stream.tell() - len(line)
         may_begin = blank
     return line, stream.tell() - len(line) - stray_from if stray_from is not None else 0
 
 
-def _read_record(stream: Any, line: bytes, offset: int, reading: _Reading) -> tuple[Record | Damage | None, bool, bool]:
-    """What the record bears; whether it is what its digest says; whether the file ends before it does."""
+def _read_record(
+    stream: Any, line: bytes, offset: int, reading: _Reading, size: int | None
+) -> tuple[Record | Damage | None, bool, bool]:
+    """What the record bears; whether it is what its digest says; whether the file ends before it does.
+
+    size: of the file where it is known. Of a record that ends behind it nothing is read: each of many would be read to
+    the end of the file, and what follows it again.
+    """
     try:
         record = _LOADER.parse_record_stream(stream, line, "warc", check_digests=True)
-        found = _document(record, offset, reading)
+        missing = 0
+        if size is not None and record.length is not None:
+            missing = max(0, stream.tell() + record.raw_stream.limit - size)
+        found = _document(record, offset, reading, missing)
     except (ArchiveLoadFailed, ValueError, EOFError, IndexError, AttributeError, zlib.error) as error:
         return Damage(reading.path, offset, f"not a WARC record: {one_line(error)}"), False, True
     return found, record.digest_checker.passed is True, record.length is None or record.raw_stream.limit > 0
 
 
-def _document(record: ArcWarcRecord, offset: int, reading: _Reading) -> Record | Damage | None:
-    """The document of a record, a report of its damage, or None (counted) when it bears none."""
+def _document(record: ArcWarcRecord, offset: int, reading: _Reading, missing: int) -> Record | Damage | None:
+    """The document of a record, a report of its damage, or None (counted) when it bears none.
+
+    missing: bytes that it ends behind the file's end, if that is known before it is read.
+    """
     path, max_bytes = reading.path, reading.max_bytes
     url = record.rec_headers.get_header("WARC-Target-URI") or ""
     if record.length is None:
@@ -173,8 +189,8 @@ def _document(record: ArcWarcRecord, offset: int, reading: _Reading) -> Record |
     content_type = http.get_header("Content-Type") or "" if http is not None else "text/plain"
     mime = content_type.partition(";")[0].strip().lower()
     skip = _bears_none(record, url, mime, reading.mime_types)
-    payload = record.content_stream().read(max_bytes + 1) if skip is None else b""
-    while record.raw_stream.read(1 << 16):
+    payload = record.content_stream().read(max_bytes + 1) if skip is None and not missing else b""
+    while not missing and record.raw_stream.read(1 << 16):
         pass
     if len(payload) > max_bytes:
         return Damage(path, offset, f"the payload is longer than max_document_bytes ({max_bytes:,})", url)
@@ -182,7 +198,8 @@ def _document(record: ArcWarcRecord, offset: int, reading: _Reading) -> Record |
         reading.skips.add(skip)
         return None
     if record.raw_stream.limit > 0:
-        return Damage(path, offset, f"the record ends {record.raw_stream.limit:,} bytes before its Content-Length", url)
+        missing = missing or record.raw_stream.limit
+        return Damage(path, offset, f"the record ends {missing:,} bytes before its Content-Length", url)
     failed = [str(problem) for problem in record.digest_checker.problems if "digest failed" in str(problem)]
     if failed:
         return Damage(path, offset, f"the record is not what its digest says: {failed[0]}", url)

@@ -36,7 +36,7 @@ class TokenizeConfig(StageConfig):
     """Settings of `raymill data tokenize`."""
 
     documents: InputPath | dict[str, InputPath] = Field(
-        description="documents artifact, or Parquet files with the columns id and text, or a plain text (*.txt), "
+        description="documents artifact, or Parquet files with the columns id and text, or one plain text (.txt), "
         "which is cut into documents; or several, as name -> path: then the name is the source of its documents, for "
         "train.pretrain's mixture"
     )

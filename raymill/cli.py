@@ -21,7 +21,7 @@ log = logging.getLogger("raymill.run")
 CONFIG = typer.Argument(help="YAML file with the stage's settings", show_default=False)
 SET = typer.Option("--set", metavar="KEY=VALUE", help="override a setting, as in --set dedup.threshold=0.8; repeatable")
 ADDRESS = typer.Option(help="Ray: local (in this process), auto (the cluster running here) or an address")
-FORCE = typer.Option("--force", help="run even when the artifact is up to date")
+FORCE = typer.Option("--force", help="run even when the artifact is up to date; what it holds is deleted first")
 
 _GROUPS = {
     "data": "Raw web to clean, deduplicated documents, and documents to tokens.",

@@ -136,12 +136,12 @@ class Plan:
     def _execute(self, step: Step, force: bool) -> tuple[Manifest, bool]:
         if not force and (found := Run(step.stage.name, step.stage.version, step.config).up_to_date()) is not None:
             log.info("up to date, reused: %s", step.config.output)
-            return found, True
+            return step.stage.checked(found), True
         with ExitStack() as stack:
             for name, service in self.recipe.services.items():
                 if step.name in service.stages:
                     stack.enter_context(running(name, service))
-            return step.stage.execute(step.config, force=True)
+            return step.stage.execute(step.config, force)
 
     def preview(self) -> list[tuple[str, str, str, str]]:
         """What `--dry-run` shows: stage, command, run directory, and what would happen."""

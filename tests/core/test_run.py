@@ -229,3 +229,11 @@ def test_require_names_what_is_missing(tmp_path, config):
     STAGE.execute(config)
     with pytest.raises(UserError, match=r"written by test\.copy, not by data\.build"):
         require(config.output, "data.build")
+
+
+def test_what_an_interrupted_run_of_yet_another_identity_left_is_not_taken_for_the_earlier_artifacts(config):
+    finished_with_parts(config, "?")
+    with Run("test.copy", 1, config.model_copy(update={"suffix": "wrong"}), ("parts",)) as run:
+        (run.path("parts") / "c").write_text("made with wrong settings")
+    with Run("test.copy", 1, config.model_copy(update={"suffix": "!"}), ("parts",)) as run:
+        assert sorted(path.name for path in run.path("parts").iterdir()) == ["a", "b"]

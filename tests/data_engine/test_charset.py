@@ -126,3 +126,15 @@ def test_a_real_page_with_an_unknown_charset_keeps_its_letters(real_data):
     (odd,) = [record for record in records if record.charset == "x-unknown-9"]
     assert decode(odd.payload, odd.charset) == odd.payload.decode("utf-8")
     assert any(ord(letter) > 127 for letter in decode(odd.payload, odd.charset))
+
+
+@pytest.mark.parametrize("label", ["undefined", "utf-8\0", "\ud800", "idna"])
+def test_a_label_that_no_page_can_mean_is_passed_over(label):
+    assert decode(TEXT.encode(), label) == TEXT
+    assert decode(b"plain", label, html=False) == "plain"
+
+
+def test_a_template_that_declares_an_undefined_charset():
+    page = f'<html><meta charset="undefined">{TEXT}</html>'
+    assert decode(page.encode()) == page
+    assert decode(b'<meta charset="undefined"> ascii') == '<meta charset="undefined"> ascii'

@@ -148,3 +148,11 @@ def test_a_large_member_is_handed_out_in_pieces():
         assert len(member._ready) <= 4 * _READ
         pieces.append(piece)
     assert b"".join(pieces) == LEAD + body
+
+
+def test_line_ends_and_members_of_nothing_are_no_gap():
+    one, nothing = gzip.compress(LEAD, mtime=0), gzip.compress(b"", mtime=0)
+    for between in (nothing, b"\r\n", nothing + b"\n" + nothing):
+        found = in_parts(one + between + one + between, 1 << 20)
+        assert found == [(0, LEAD), (len(one + between), LEAD)]
+    assert in_parts(one + nothing[:-1], 1 << 20) == [(0, LEAD), Gap(len(one), len(nothing) - 1)]

@@ -1,12 +1,14 @@
 """WARC reading: every good record once, however the file is cut; every bad one reported."""
 
 import gzip
+import io
 import random
 import re
 
 import brotli
 import pytest
 
+from core import storage
 from data_engine import read_warc
 from data_engine.records import Damage, Record, Skips
 from tests.data_engine import corpora
@@ -257,3 +259,30 @@ def test_a_body_in_brotli_is_read_as_what_it_says(tmp_path, size):
     first, second = read(tmp_path / "a.warc.gz")
     assert first.payload == body
     assert second.payload == PLAIN, "what is not brotli stays as it is"
+
+
+def test_records_that_claim_more_than_the_file_has_cost_themselves_without_being_read(tmp_path, monkeypatch):
+    """To read each of them to the end of the file, and what follows again, takes quadratic time."""
+    content = re.sub(rb"WARC-(Block|Payload)-Digest: [^\r]*\r\n", b"", corpora.warc(PAGES, gzip=False))
+    heads = re.compile(rb"(?<=\r\nContent-Length: )\d+(?=\r\n\r\nHTTP)")
+    path = tmp_path / "a.warc"
+    path.write_bytes(heads.sub(b"99999999", content))
+    opened, read_bytes = storage.open_read, []
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer):
+            read_bytes.append(super().readinto(buffer))
+            return read_bytes[-1]
+
+    monkeypatch.setattr(storage, "open_read", lambda path: io.BufferedReader(Counting(path), 256))
+    found = read(path, compressed=False)
+    monkeypatch.setattr(storage, "open_read", opened)
+    assert [r.url for r in found] == [page[0] for page in PAGES]
+    assert all("before its Content-Length" in r.error for r in found)
+    assert sum(read_bytes) < 4 * len(content)
+
+
+def test_zeros_at_the_end_of_an_uncompressed_file_cost_no_record(tmp_path):
+    content = re.sub(rb"WARC-(Block|Payload)-Digest: [^\r]*\r\n", b"", corpora.warc(PAGES, gzip=False))
+    (tmp_path / "a.warc").write_bytes(content + b"\0" * 100_000)
+    assert [r.url for r in read(tmp_path / "a.warc", compressed=False)] == [page[0] for page in PAGES]

@@ -291,3 +291,12 @@ def test_an_object_that_changes_is_out_of_date(bucket):
     before = manifest.digest_input("s3://crawls/changing.jsonl")
     bucket.pipe("crawls/changing.jsonl", b'{"text": "b"}\n')
     assert manifest.digest_input("s3://crawls/changing.jsonl") != before
+
+
+@pytest.mark.parametrize("cause", [TimeoutError(), ConnectionResetError()])
+def test_a_storage_that_did_not_answer_in_time_has_not_said_that_a_file_is_absent(cause):
+    error = FileNotFoundError("http://host/page.html")
+    error.__cause__ = cause
+    assert not remote_file._is_refused(error)
+    error.__cause__ = None
+    assert remote_file._is_refused(error)

@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from core.config import StageConfig
 from core.errors import UserError
-from raymill.recipe import Plan
+from core.stage import Stage
+from raymill.recipe import Plan, Step
 
 RECIPE = """
 name: small
@@ -102,3 +104,27 @@ def test_damaged_manifest_is_no_artifact(recipe, tmp_path):
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps({"stage": "data.crawl"}))
     assert Plan(recipe).preview()[0][3] == "run"
+
+
+def test_a_reused_artifact_is_checked_again_and_force_is_what_was_asked_for(recipe, tmp_path, monkeypatch):
+    """A gate that failed fails the next run as well, though its artifact is up to date."""
+    made, wrong = [], []
+
+    def work(config, run):
+        made.append(run.resumed)
+        return run.commit()
+
+    def check(found):
+        if wrong:
+            raise UserError("the gate holds")
+
+    step = Step("count", Stage("test.count", 1, StageConfig, work, check), StageConfig(output=str(tmp_path / "run")))
+    plan = Plan(recipe)
+    assert plan._execute(step, force=False)[1] is False
+    wrong.append(True)
+    with pytest.raises(UserError, match="the gate holds"):
+        plan._execute(step, force=False)
+    wrong.clear()
+    assert plan._execute(step, force=False)[1] is True
+    assert plan._execute(step, force=True)[1] is False
+    assert len(made) == 2
