@@ -21,11 +21,13 @@ from core.errors import RaymillError, UserError
 from core.manifest import FileDigest, Manifest
 from core.report import Report
 
-_STATE = "run.json"
-_LOCK = "run.lock"
+STATE = "run.json"
+"""Which work a run directory is for."""
+LOCK = "run.lock"
+"""Held while it is worked on."""
 _LOG = "run.log"
 _EARLIER = ".earlier"
-_OWN_FILES = {manifest.NAME, _STATE, _LOCK, _LOG, "report.html"}
+_OWN_FILES = {manifest.NAME, STATE, LOCK, _LOG, "report.html"}
 
 
 class _LogFile(logging.FileHandler):
@@ -114,7 +116,7 @@ class Run:
             raise UserError(f"output: {self.directory} holds files that no run wrote; name an empty or new folder")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path(_LOCK), os.O_CREAT | os.O_RDWR, 0o644)
+            self._lock = os.open(self.path(LOCK), os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise UserError(
                 f"output: {self.directory} cannot be written: {error.strerror}; name another folder"
@@ -127,14 +129,14 @@ class Run:
             raise UserError(f"output: {self.directory} is in use by another run; wait for it or stop it") from None
 
     def _is_run_directory(self) -> bool:
-        return any(self.path(name).exists() for name in (_STATE, manifest.NAME, _LOCK))
+        return any(self.path(name).exists() for name in (STATE, manifest.NAME, LOCK))
 
     def _prepare(self) -> None:
         """Keep what an interrupted run of the same identity left; clear what another one left, but for `keeps`.
 
         A kill at any moment of clearing leaves a directory without a state, which the next run clears.
         """
-        state, done = self.path(_STATE), self.path(manifest.NAME)
+        state, done = self.path(STATE), self.path(manifest.NAME)
         try:
             left = json.loads(state.read_text(encoding="utf-8"))["identity"] if state.exists() else None
         except (ValueError, KeyError):
@@ -161,10 +163,10 @@ class Run:
 
     def _begin(self, *spared: str) -> None:
         for entry in self.directory.iterdir():
-            if entry.name not in (_LOCK, *spared):
+            if entry.name not in (LOCK, *spared):
                 _remove(entry)
         state = {"stage": self.stage, "identity": self.identity}
-        storage.write_atomic(self.path(_STATE), json.dumps(state) + "\n")
+        storage.write_atomic(self.path(STATE), json.dumps(state) + "\n")
 
     def earlier(self) -> Manifest | None:
         """The manifest of the finished artifact that was here, when its folders of `keeps` are still here."""
@@ -172,7 +174,7 @@ class Run:
 
     def forget_earlier(self) -> None:
         """Clear all that is here: what an earlier artifact left is of no use to this run."""
-        self.path(_STATE).unlink(missing_ok=True)
+        self.path(STATE).unlink(missing_ok=True)
         _remove(self.path(_EARLIER))
         self._begin(_LOG)
 

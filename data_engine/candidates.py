@@ -27,10 +27,13 @@ def find_pairs(
     first = np.where(sizes > all_pairs_up_to, np.minimum(anchors, sizes), sizes)
     ref = np.array(ranked["ref"])
     held = np.add.reduceat(is_earlier(ref).astype(np.int64), starts) if starts.size else sizes
-    # of `of` documents, those pairs that have one of the first so many
-    among = lambda first, of: first * (of - 1) - first * (first - 1) // 2  # noqa: E731
-    every, considered = (among(n, sizes) - among(np.minimum(n, held), held) for n in (sizes, first))
+    every, considered = (_among(n, sizes) - _among(np.minimum(n, held), held) for n in (sizes, first))
     return _batches(_pairs(ref, starts, sizes, first, at_once), at_once), int((every - considered).sum())
+
+
+def _among(first: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Of the pairs of `of` documents, how many have one of the `first` ones."""
+    return first * (of - 1) - first * (first - 1) // 2
 
 
 def _pairs(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
+from weakref import WeakKeyDictionary
 
 from pydantic import Field, model_validator
 
@@ -11,6 +12,7 @@ from serving import errors
 from serving.admission import Gate
 from serving.backend import Backend
 
+_contexts: WeakKeyDictionary[Backend, int] = WeakKeyDictionary()
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/-]{1,200}$")]
 
 
@@ -62,6 +64,14 @@ class Served:
     def parent(self) -> str | None:
         """Of an adapter: the model that it changes."""
         return None if self.engine_name == self.model else self.model
+
+    async def context(self) -> int:
+        """Tokens of its context. A replica that has to be asked is asked once; raises what asking it does."""
+        if self.entry.max_model_len is not None:
+            return self.entry.max_model_len
+        if self.backend not in _contexts:
+            _contexts[self.backend] = (await self.backend.limits())["max_model_len"]
+        return _contexts[self.backend]
 
 
 class Catalogue:

@@ -16,7 +16,6 @@ _DEFAULT_LIMIT = 16  # of a plain completion, as OpenAI and vLLM have it
 _LEAST = 256
 """Tokens for each answer of a chat without a limit: with fewer it is told to come back."""
 _LIMITS = ("max_completion_tokens", "max_tokens")
-_contexts: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _paces: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 """Tokens per second of one answer, by model: of its queue, which outlives its engines."""
 
@@ -32,7 +31,12 @@ async def reserve_the_rest(found: Visit, served: Served, kind: str, body: dict[s
     allowance = found.allowance
     if kind != "chat" or _limit(body) is not None or allowance is None or not allowance.counts_tokens:
         return
-    context, answers = await _context(served), _answers(body)
+    try:
+        context = await served.context()
+    except Exception:  # the request meets it itself, and there it has a status
+        log.exception("%s does not tell its context", served.model)
+        return
+    answers = _answers(body)
     rest = max(0, context - prompt_tokens(found)) * answers
     least = min(rest, max(_LEAST, body.get("min_tokens") or 0) * answers)
     more = allowance.payable(found.reserved_tokens, rest, least)
@@ -80,15 +84,3 @@ def _answers(body: dict[str, Any]) -> int:
     prompt = body.get("prompt")
     several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
     return int(body.get("n") or 1) * (len(prompt) if several else 1)  # type: ignore[arg-type]
-
-
-async def _context(served: Served) -> int:
-    if served.entry.max_model_len is not None:
-        return served.entry.max_model_len
-    if served.backend not in _contexts:
-        try:
-            _contexts[served.backend] = (await served.backend.limits())["max_model_len"]
-        except Exception:
-            log.exception("%s does not tell its context", served.model)
-            return 0
-    return _contexts[served.backend]

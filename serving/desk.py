@@ -9,11 +9,10 @@ from typing import Any
 
 from fastapi import Request
 
-from serving import engine_metrics, visit
+from serving import charge, engine_metrics, visit
 from serving.admission import Gate
 from serving.answer import ModelAnswer, Work
 from serving.auth import Key
-from serving.backend import Backend
 from serving.catalogue import Catalogue, Served
 from serving.door_metrics import DoorMetrics
 from serving.door_settings import DoorConfig
@@ -36,7 +35,6 @@ class Desk:
     readiness: Readiness
     whole: Gate
     started: int = field(default_factory=lambda: int(time.time()))
-    _contexts: dict[Backend, int] = field(default_factory=dict)
 
     def answer(self, http: Request, kind: str, asked: ModelRequest, reply: Reply | None = None) -> ModelAnswer:
         """Whoever serves the model that is asked for will answer; `reply` puts it in another form.
@@ -49,7 +47,7 @@ class Desk:
         if self.config.audit_prompts:
             found.prompt = asked.model_dump(include={"messages", "prompt", "input"}, exclude_none=True)
         if found.allowance is not None:
-            most = found.body_bytes // 4 + 1 + asked.tokens_asked()
+            most = charge.prompt_tokens(found) + asked.tokens_asked()
             found.allowance.reserve_tokens(most)
             found.reserved_tokens = most
         body = asked.engine_body() | {"model": served.engine_name}
@@ -76,20 +74,16 @@ class Desk:
             card["root"] = served.engine_name
         if served.parent is not None:
             card["parent"] = served.parent
-        context = served.entry.max_model_len or await self._context(served)
+        context = await self._context(served)
         return card | ({"max_model_len": context} if context is not None else {})
 
     async def _context(self, served: Served) -> int | None:
-        backend = served.backend
-        if backend not in self._contexts:
-            try:
-                async with asyncio.timeout(_ASIDE_SECONDS):
-                    limits = await backend.limits()
-            except Exception:
-                log.exception("%s does not tell its context", served.model)
-                return None
-            self._contexts[backend] = limits["max_model_len"]
-        return self._contexts[backend]
+        try:
+            async with asyncio.timeout(_ASIDE_SECONDS):
+                return await served.context()
+        except Exception:
+            log.exception("%s does not tell its context", served.model)
+            return None
 
     async def all_metrics(self, key: Key | None) -> str:
         """The door's and every engine's; an engine that does not answer, or sleeps, is left out.

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from core.run import STATE
+
 Log = Literal["tensorboard", "wandb"]
 TENSORBOARD = "tensorboard"
-RUN = "run.json"
-"""Which work a run directory is for, as core/run.py writes it."""
 _AXES = ("step", "total_steps")
 
 
@@ -75,7 +75,7 @@ class _WeightsAndBiases:
 
         from core.storage import digest_bytes
 
-        state = directory / RUN
+        state = directory / STATE
         work = state.read_bytes() if state.is_file() else b""
         identity = digest_bytes([str(directory.resolve()).encode(), work])[:16]
         scratch = directory / ".wandb"  # its own copies are no part of the artifact

@@ -37,7 +37,7 @@ class Precision:
             return torch.autocast(_device_type(), torch.bfloat16)
         if self.name == "bf16 emulated":
             return RoundOperands()
-        return Products32() if products.BY_ONEDNN and _device_type() == "cpu" else nullcontext()
+        return OneDnnLinear() if products.BY_ONEDNN and _device_type() == "cpu" else nullcontext()
 
 
 def _device_type() -> str:
@@ -152,21 +152,27 @@ _ROUNDED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
 }
 
 
-class Products32(TorchFunctionMode):
-    """Within this context linear layers multiply FP32 as `products` says."""
+class _Replacing(TorchFunctionMode):
+    """Within this context other functions take the place of torch's, for FP32."""
 
-    _replaced: Mapping[Callable[..., Any], Callable[..., Tensor]] = {torch.nn.functional.linear: _plain_linear}
+    _by: Mapping[Callable[..., Any], Callable[..., Tensor]]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        replacement = self._replaced.get(func)
+        replacement = self._by.get(func)
         if replacement is None or args[0].dtype != torch.float32:
             return func(*args, **(kwargs or {}))
         return replacement(*args, **(kwargs or {}))  # this mode is off inside itself
 
 
-class RoundOperands(Products32):
+class OneDnnLinear(_Replacing):
+    """Within this context linear layers multiply FP32 as `products` says."""
+
+    _by: Mapping[Callable[..., Any], Callable[..., Tensor]] = {torch.nn.functional.linear: _plain_linear}
+
+
+class RoundOperands(_Replacing):
     """Within this context FP32 matrix products round their operands to BF16."""
 
-    _replaced = _ROUNDED
+    _by = _ROUNDED

@@ -9,10 +9,10 @@ from typing import Any
 
 from core import manifest
 from core.errors import UserError
+from core.run import LOCK, STATE
 from training import metrics, saved_steps
 from training.feedback import duration
 
-_RUN, _LOCK = "run.json", "run.lock"  # as core/run.py writes them
 _RECENT = 20
 """Steps whose median speed stands for the speed of now: one slow step says little."""
 
@@ -43,7 +43,7 @@ def _newest_round(run: Path) -> tuple[int, Path]:
 
 def _stage(run: Path) -> str:
     try:
-        stage = json.loads((run / _RUN).read_text(encoding="utf-8"))["stage"]
+        stage = json.loads((run / STATE).read_text(encoding="utf-8"))["stage"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{run}: not a run directory; name the output of a 'raymill train' stage") from None
     if not str(stage).startswith("train."):
@@ -53,7 +53,7 @@ def _stage(run: Path) -> str:
 
 def _life(run: Path) -> str:
     """A run holds the lock of its directory for as long as it lives; its manifest is the last thing it writes."""
-    if _held(run / _LOCK):
+    if _held(run / LOCK):
         return "running"
     return "complete" if manifest.read(run) is not None else "interrupted; the same command goes on from here"
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from core.run import STATE
 from tests.training import runs
 from training import metrics
 from training.feedback import duration
-from training.logs import RUN, TENSORBOARD, Logs
+from training.logs import TENSORBOARD, Logs
 
 
 def scalars(directory):
@@ -51,7 +52,7 @@ def test_wandb_is_given_the_numbers_of_each_step_and_one_identity_for_all_resume
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "wandb", module)
     for work in ("one", "another"):
-        (tmp_path / RUN).write_text(f'{{"stage": "train.sft", "identity": "{work}"}}')
+        (tmp_path / STATE).write_text(f'{{"stage": "train.sft", "identity": "{work}"}}')
         for step in (1, 2):
             with Logs(["wandb"], tmp_path, step - 1, lambda line: None) as logs:
                 logs.write({"step": step, "total_steps": 2, "loss": 2.0, "mfu": None, "skipped": 0})
