@@ -45,10 +45,12 @@ class _TokenLoss(torch.autograd.Function):
             rows = slice(begin, begin + chunk)
             z_CV = product(h_ND[rows], w_VD.t())
             if gradients is None:
-                _, loss_N[rows] = _probabilities(z_CV, labels_N[rows])
+                loss_N[rows] = _probabilities(z_CV, labels_N[rows])[1]
             else:
                 dz_CV, loss_N[rows] = ctx.slope(z_CV, labels_N[rows])
                 gradients.add(rows, dz_CV)
+                del dz_CV
+            del z_CV  # before the logits of the next chunk are there
         if gradients is not None:
             ctx.save_for_backward(gradients.hidden_ND, gradients.weight_VD)
         else:
@@ -67,6 +69,7 @@ class _TokenLoss(torch.autograd.Function):
             rows = slice(begin, begin + ctx.chunk)
             dz_CV, _ = ctx.slope(product(h_ND[rows], w_VD.t()), labels_N[rows])
             gradients.add(rows, dz_CV.mul_(g[rows, None]))
+            del dz_CV
         return gradients.hidden_ND, gradients.weight_VD, None, None, None, None, None
 
 

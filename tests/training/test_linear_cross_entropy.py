@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -98,6 +100,23 @@ def test_only_what_asks_for_a_gradient_gets_one():
     assert h.grad is not None
     assert w.grad is not None
     assert weight.grad is hidden.grad is None
+
+
+@pytest.mark.parametrize("function", [loss_sum, token_losses])
+def test_the_logits_of_one_chunk_are_gone_before_those_of_the_next(monkeypatch, function):
+    logits = []
+
+    def product(a_NK, b_KO):
+        result = a_NK @ b_KO
+        if result.shape[1] == VOCABULARY:
+            assert not any(earlier() is not None for earlier in logits)
+            logits.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(linear_cross_entropy, "product", product)
+    hidden, weight, labels, _ = problem(torch.float32)
+    function(hidden.requires_grad_(), weight.requires_grad_(), labels, chunk=8).sum().backward()
+    assert len(logits) >= TOKENS // 8
 
 
 def test_large_logits_do_not_overflow():
