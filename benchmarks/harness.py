@@ -17,6 +17,8 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+VECTOR_UNITS = {"amx_tile": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
+"""By their flags in /proc/cpuinfo, the widest first: what decides the speed of matrix products."""
 
 
 def test_data(name: str) -> Path:
@@ -76,11 +78,13 @@ def spent_in(module: Any, name: str) -> Iterator[list[float]]:
 
 
 def machine() -> str:
-    """Processor, cores and memory of this machine."""
+    """Processor, its widest vector unit, cores and memory of this machine."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
+    name, flags = known.get("model name", platform.processor()), known.get("flags", "").split()
+    unit = next((f" with {unit}" for flag, unit in VECTOR_UNITS.items() if flag in flags), "")
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {gibibytes:.0f} GiB"
+    return f"{name}{unit}, {os.cpu_count()} cores, {gibibytes:.0f} GiB"
 
 
 def commit() -> str:
