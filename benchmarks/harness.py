@@ -90,9 +90,8 @@ def machine() -> str:
 def commit() -> str:
     """The commit that was measured, with '+' where the tree held more than it."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
-    dirty = subprocess.run(
-        ["git", "diff", "--quiet", "HEAD", "--", ":!benchmarks/results", ":!docs/benchmarks.md"], cwd=HERE, check=False
-    )
+    written = [f":(top,exclude){path}" for path in ("benchmarks/results", "docs/benchmarks.md")]
+    dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *written], cwd=HERE, check=False)
     return head.stdout.strip() + ("+" if dirty.returncode else "")
 
 
