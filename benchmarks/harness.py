@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,8 +16,6 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-VECTOR_UNITS = {"amx_tile": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2"}
-"""By their flags in /proc/cpuinfo, the widest first: what decides the speed of matrix products."""
 
 
 def test_data(name: str) -> Path:
@@ -78,13 +75,11 @@ def spent_in(module: Any, name: str) -> Iterator[list[float]]:
 
 
 def machine() -> str:
-    """Processor, its widest vector unit, cores and memory of this machine."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
-    name, flags = known.get("model name", platform.processor()), known.get("flags", "").split()
-    unit = next((f" with {unit}" for flag, unit in VECTOR_UNITS.items() if flag in flags), "")
+    """Processor, cores, vector units and memory of this machine."""
+    from serving import hardware  # takes seconds: it asks torch
+
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{name}{unit}, {os.cpu_count()} cores, {gibibytes:.0f} GiB"
+    return f"{hardware.describe()}, {gibibytes:.0f} GiB"
 
 
 def commit() -> str:
