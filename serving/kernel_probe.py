@@ -44,7 +44,7 @@ def probe() -> dict[str, dict[str, tuple[bool, str]]]:
 
     answers: dict[str, dict[str, tuple[bool, str]]] = {}
     for machine, hardware in PROFILES.items():
-        with _as_if(hardware):
+        with _as_if(machine, hardware):
             for name, ask in _questions(registry, hardware).items():
                 answers.setdefault(name, {})[machine] = _answer(ask)
     return answers
@@ -58,9 +58,13 @@ def _answer(ask: Callable[[], Any]) -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def _as_if(hardware: Hardware) -> Iterator[None]:
-    """vLLM's platform object, which every module has imported by name, becomes one of another class."""
+def _as_if(machine: str, hardware: Hardware) -> Iterator[None]:
+    """vLLM's platform object, which every module has imported by name, becomes one of another class.
+
+    What vLLM asked of the library of the machine at hand when it was imported becomes what the other's library holds.
+    """
     import torch
+    from vllm import _custom_ops
     from vllm.platforms import current_platform
     from vllm.platforms.interface import DeviceCapability, Platform, PlatformEnum
 
@@ -81,8 +85,10 @@ def _as_if(hardware: Hardware) -> Iterator[None]:
     units = {"avx2": "_is_avx2_supported", "avx512": "_is_avx512_supported", "bf16": "_is_avx512_bf16_supported"}
     units["amx"] = "_is_amx_tile_supported"
     kept = {name: getattr(torch.cpu, name) for name in units.values()}
+    fp8_here = _custom_ops._supports_cpu_fp8_w8a16
     own = type(current_platform)
     try:
+        _custom_ops._supports_cpu_fp8_w8a16 = bool(operations(("fp8_scaled_mm_cpu",)).get(machine))
         for unit, name in units.items():
             setattr(torch.cpu, name, functools.partial(getattr, hardware, unit))
         if hardware.gpu is not None:
@@ -90,6 +96,7 @@ def _as_if(hardware: Hardware) -> Iterator[None]:
         yield
     finally:
         current_platform.__class__ = own
+        _custom_ops._supports_cpu_fp8_w8a16 = fp8_here
         for name, function in kept.items():
             setattr(torch.cpu, name, function)
 

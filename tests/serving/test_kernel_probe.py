@@ -20,3 +20,8 @@ def test_the_tables_say_what_the_kernels_of_the_installed_vllm_say(vllm_asked):
     assert all(answers[name][kind][0] for name, kind in preflight.PROMISED), (
         "what is mended there is no exception any more"
     )
+
+
+@pytest.mark.slow
+def test_the_answers_do_not_depend_on_the_machine_that_asks(vllm_asked):
+    assert vllm_asked["kernels"] == vllm_asked["kernels_elsewhere"]
