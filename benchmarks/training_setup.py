@@ -1,7 +1,10 @@
 """What the benchmarks of training share: a token artifact of real text, a model of 10 M parameters, our trainer."""
 
+import multiprocessing
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import torch
 from core import checkpoint
 from core.token_set import INDEX, INDEX_SCHEMA, TOKENIZER, TOKENS, TokenSet, dtype_for
 from data_engine import byte_level_bpe
-from training import metrics
+from training import heap, metrics
 from training.model import ModelConfig, initialize
 from training.objectives import NextToken
 from training.trainer import TrainConfig, Trainer
@@ -64,11 +67,18 @@ def model(vocabulary: int = VOCABULARY, config: ModelConfig = TEN_MILLION) -> An
     return initialize(config.to_transformers(vocabulary), 0)
 
 
+def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What the work gives in a fresh process: the threads, heap and caches of one side are not the other's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
 def train(directory: Path, network: Any, samples: Any, length: int, steps: int, **settings: Any) -> list[dict]:
     """The log of `steps` steps of our trainer in this process, in FP32, with all cores."""
     config = TrainConfig(output=str(directory), workers=0, precision="fp32", checkpoint_every=10**9, **settings)
     directory.mkdir(parents=True)
     torch.set_num_threads(2)
+    heap.keep()  # as launch.py does
     trainer = Trainer(config, directory, World(), network, NextToken(), samples, length=length, steps=steps)
     trainer.run()
     return metrics.read(directory)

@@ -2,7 +2,8 @@
 
 The same model (10 M parameters, FP32, all weights), the same conversations (codealpaca), batches of 32, examples of up
 to 1,024 tokens. TRL has its defaults but for `bf16=False, use_cpu=True`: micro-batches of 8, gradient checkpointing,
-padding to the longest example. Both learn the answers only. The runs take turns; the first steps are not counted.
+padding to the longest example. Both learn the answers only. The runs take turns, each in a process of its own; the
+first steps are not counted.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import harness
 import torch
 from datasets import Dataset
-from training_setup import model, train, write_tokenizer
+from training_setup import alone, model, train, write_tokenizer
 from trl import SFTConfig, SFTTrainer
 
 from training.chat import ChatEncoder
@@ -75,8 +76,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = write_tokenizer(Path(folder, "tokenizer"), [row["instruction"] + row["output"] for row in table])
         for number in range(ROUNDS):
-            peers.append(theirs(Path(folder, f"theirs-{number}"), tokenizer, rows))
-            rates.append(ours(Path(folder, f"ours-{number}"), tokenizer, file))
+            peers.append(alone(theirs, Path(folder, f"theirs-{number}"), tokenizer, rows))
+            rates.append(alone(ours, Path(folder, f"ours-{number}"), tokenizer, file))
             print(f"round {number}: ours {rates[-1]:,.0f}, SFTTrainer {peers[-1]:,.0f} tokens/s")
     ratios = [own / other for own, other in zip(rates, peers, strict=True)]
     middle = statistics.median

@@ -2,9 +2,9 @@
 
 The same model (10 M parameters, FP32), the same packed sequences, the same batch. Their sequences are not isolated at
 document borders; ours are. Both sides as they come out of the box but for ours with `compile: true`; without it stands
-in the result too. The runs take turns; the first steps of each, in which layers are compiled, are not counted. The
-share of a step spent waiting for data is that of the same runs of ours. The large product that the FLOP/s are held
-against is that of the faster of MKL and oneDNN.
+in the result too. The runs take turns, each in a process of its own; the first steps of each, in which layers are
+compiled, are not counted. The share of a step spent waiting for data is that of the same runs of ours. The large
+product that the FLOP/s are held against is that of the faster of MKL and oneDNN.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from typing import Any
 
 import harness
 import torch
-from training_setup import documents, matrix_product_flops, model, train, write_tokens
+from training_setup import alone, documents, matrix_product_flops, model, train, write_tokens
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from training.model import flops_per_token
@@ -84,9 +84,9 @@ def main() -> None:
         packed = PackedDocuments(write_tokens(Path(folder, "tokens"), documents(1500)), "train", LENGTH, 0)
         for number in range(ROUNDS):
             products.append(matrix_product_flops())
-            peers.append(theirs(Path(folder, f"theirs-{number}"), packed))
-            plain.append(ours(Path(folder, f"plain-{number}"), packed, False)[0])
-            rate, waited = ours(Path(folder, f"ours-{number}"), packed, True)
+            peers.append(alone(theirs, Path(folder, f"theirs-{number}"), packed))
+            plain.append(alone(ours, Path(folder, f"plain-{number}"), packed, False)[0])
+            rate, waited = alone(ours, Path(folder, f"ours-{number}"), packed, True)
             rates.append(rate)
             waits.append(waited)
             shares.append(rate * flops / max(*products[-1].values(), *matrix_product_flops().values()))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from core import storage
 from core.errors import RaymillError, UserError
 from core.run import Run
-from training import warm
+from training import heap, warm
 from training.feedback import Follower
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def _inline(job: Job, config: "TrainConfig") -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or _cores())
     try:
-        job.run(World(device=_device(0)))
+        with heap.kept():
+            job.run(World(device=_device(0)))
     finally:
         torch.set_num_threads(before)
 
@@ -209,6 +210,7 @@ def _join(
     from training.world import World
 
     torch.set_num_threads(threads)
+    heap.keep()
     device = _device(local)
     if device.type == "cuda":
         torch.cuda.set_device(device)

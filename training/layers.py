@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from training import compilation
 from training.model import COMPILED_LOSS
 from training.precision import Precision
 
@@ -39,7 +40,7 @@ class Prepared:
         self._before = [layer.__dict__.get("forward") for layer in self._layers]
         for layer in self._layers:
             if compiled:
-                layer.forward = torch.compile(layer.forward)
+                layer.forward = compilation.compiled(layer.forward)
             if checkpointing == "full" or (checkpointing == "selective" and not compiled):
                 contexts = partial(_contexts, checkpointing == "selective", precision)
                 layer.forward = _recomputed(layer, layer.forward, contexts)

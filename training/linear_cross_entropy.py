@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training import compilation
 from training.precision import Products, rounded
 from training.products import add_product, product
 
@@ -134,7 +135,7 @@ def _fusible_slope(z_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _compiled_slope() -> Any:
-    return torch.compile(_fusible_slope)
+    return compilation.compiled(_fusible_slope)
 
 
 def _times(gradient: Tensor | None, upstream: Tensor) -> Tensor | None:

@@ -17,10 +17,10 @@ FP32 = Precision("fp32", "test")
 
 
 def batch(padding=True):
-    """Three rows of segments of unequal length, one with padding at its end."""
-    lengths = [[5, 20, 7], [32], [1, 2, 29 - 4]]
-    tokens = torch.randint(0, 256, (3, 32), generator=torch.Generator().manual_seed(0))
-    segments, positions = torch.zeros(3, 32, dtype=torch.int64), torch.zeros(3, 32, dtype=torch.int64)
+    """Four rows of segments, some as long as the next, one with padding at its end."""
+    lengths = [[5, 20, 7], [32], [32], [1, 2, 2, 27 - 4]]
+    tokens = torch.randint(0, 256, (4, 32), generator=torch.Generator().manual_seed(0))
+    segments, positions = torch.zeros(4, 32, dtype=torch.int64), torch.zeros(4, 32, dtype=torch.int64)
     for row, parts in enumerate(lengths):
         at = 0
         for number, size in enumerate(parts):
@@ -40,8 +40,8 @@ def test_every_implementation_gives_the_losses_of_segments_alone(kind, architect
     )
     model = initialize(shape.to_transformers(256), 0)
     whole = batch()
-    expected = torch.zeros(3, 32)
-    for row in range(3):
+    expected = torch.zeros(4, 32)
+    for row in range(4):
         for number in range(1, int(whole.segments[row].max()) + 1):
             here = whole.segments[row] == number
             logits = model(input_ids=whole.tokens[row][here][None], use_cache=False).logits[0]
@@ -52,7 +52,7 @@ def test_every_implementation_gives_the_losses_of_segments_alone(kind, architect
         model.zero_grad()
         with torch.set_grad_enabled(way != "flex"):  # it has no backward pass on a CPU
             found = losses(model, whole, FP32, per_token=True)
-        torch.testing.assert_close(found.view(3, 32), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.view(4, 32), expected, rtol=0, atol=1e-5)
         if found.requires_grad:
             found.sum().backward()
             gradients[way] = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -74,10 +74,10 @@ def test_generation_and_padding_are_left_to_sdpa(kind):
 
 
 def test_lengths_are_those_of_segments_and_padding():
-    assert batch().lengths == [5, 20, 7, 32, 1, 2, 25, 4]
+    assert batch().lengths == [5, 20, 7, 32, 32, 1, 2, 2, 23, 4]
     for device in ("cpu", "meta"):  # on another device they are known without asking it
         moved = batch().to(torch.device(device))
-        assert (moved.lengths, moved.labelled) == (batch().lengths, 3 * 32 - 4)
+        assert (moved.lengths, moved.labelled) == (batch().lengths, 4 * 32 - 4)
 
 
 @pytest.mark.parametrize("takes", [{"window_size", "enable_gqa", "scale"}, {"is_causal"}], ids=["2.13", "older"])
@@ -95,7 +95,7 @@ def test_the_gpu_kernel_is_given_segments_end_to_end(monkeypatch, takes):
     monkeypatch.setattr(attention, "_kernel", kernel)
     monkeypatch.setattr(attention, "_KERNEL_TAKES", frozenset(takes))
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(3, heads, 32, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
+    query, key, value = (torch.randn(4, heads, 32, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
     ends = torch.tensor([0, *batch().lengths]).cumsum(0)
     found = attention._varlen_kernel(query, key, value, ends, 0.5)
     expected = attention._one_by_one(query.float(), key.float(), value.float(), batch().lengths, 0.0, 0.5)
