@@ -19,6 +19,7 @@ import torch
 from training_setup import alone, documents, matrix_product_flops, model, train, write_tokens
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from core.token_set import TokenSet
 from training.model import flops_per_token
 from training.packing import PackedDocuments
 from training.pretrain import _Sequences
@@ -51,7 +52,12 @@ class Packed(torch.utils.data.Dataset):
         return self.rows[number]
 
 
-def theirs(directory: Path, packed: PackedDocuments) -> float:
+def open_tokens(folder: Path) -> PackedDocuments:
+    """The packed sequences of both sides."""
+    return PackedDocuments(TokenSet(folder), "train", LENGTH, 0)
+
+
+def theirs(directory: Path, tokens: Path) -> float:
     """Tokens/s of Hugging Face's Trainer."""
     torch.set_num_threads(2)
     steps = WARM + COUNTED
@@ -65,14 +71,14 @@ def theirs(directory: Path, packed: PackedDocuments) -> float:
         disable_tqdm=True,
     )
     clock = Clock()
-    Trainer(model(), arguments, train_dataset=Packed(packed, steps * BATCH), callbacks=[clock]).train()
+    Trainer(model(), arguments, train_dataset=Packed(open_tokens(tokens), steps * BATCH), callbacks=[clock]).train()
     return BATCH * LENGTH / statistics.median(b - a for a, b in pairwise(clock.ends[WARM - 1 :]))
 
 
-def ours(directory: Path, packed: PackedDocuments, compiled: bool) -> tuple[float, float]:
+def ours(directory: Path, tokens: Path, compiled: bool) -> tuple[float, float]:
     """Tokens/s of our trainer, and the share of its steps spent waiting for data."""
     settings = {"batch_size": BATCH, "micro_batch": BATCH, "compile": compiled}
-    rows = train(directory, model(), _Sequences(packed, BATCH), LENGTH, WARM + COUNTED, **settings)[WARM:]
+    rows = train(directory, model(), _Sequences(open_tokens(tokens), BATCH), LENGTH, WARM + COUNTED, **settings)[WARM:]
     waited = sum(row["data_seconds"] for row in rows) / sum(row["step_seconds"] for row in rows)
     return statistics.median(row["tokens_per_second"] for row in rows), waited
 
@@ -81,12 +87,13 @@ def main() -> None:
     rates, plain, peers, shares, waits, products = [], [], [], [], [], []
     flops = flops_per_token(model(), LENGTH)
     with tempfile.TemporaryDirectory() as folder:
-        packed = PackedDocuments(write_tokens(Path(folder, "tokens"), documents(1500)), "train", LENGTH, 0)
+        tokens = Path(folder, "tokens")
+        write_tokens(tokens, documents(1500))
         for number in range(ROUNDS):
             products.append(matrix_product_flops())
-            peers.append(alone(theirs, Path(folder, f"theirs-{number}"), packed))
-            plain.append(alone(ours, Path(folder, f"plain-{number}"), packed, False)[0])
-            rate, waited = alone(ours, Path(folder, f"ours-{number}"), packed, True)
+            peers.append(alone(theirs, Path(folder, f"theirs-{number}"), tokens))
+            plain.append(alone(ours, Path(folder, f"plain-{number}"), tokens, False)[0])
+            rate, waited = alone(ours, Path(folder, f"ours-{number}"), tokens, True)
             rates.append(rate)
             waits.append(waited)
             shares.append(rate * flops / max(*products[-1].values(), *matrix_product_flops().values()))
