@@ -1,8 +1,9 @@
 """Overload: four times as many requests as the engine can answer, for a minute.
 
 `python benchmarks/serving_overload.py`. The engine is one of fixed latency behind the real door, with room for 8
-requests and 2 more that wait: whoever is let in waits for at most a quarter of an answer. Requests come at the times of
-a Poisson process and nobody asks again. Unloaded: one at a time.
+requests and 1 more that waits. Answers that began together end together, so a place may be long in coming: simulated
+for a minute, the p99 of who is let in is 1.31 to 1.48 of an answer with one that waits, 1.56 to 1.72 with two. Requests
+come at the times of a Poisson process and nobody asks again. Unloaded: one at a time.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from serving import load
 from serving.load import Limits, Request, Sample
 from serving.load_statistics import percentiles
 
-RUNNING, WAITING, TOKENS = 8, 2, 24
+RUNNING, WAITING, TOKENS = 8, 1, 24
 CAPACITY = RUNNING / (FIRST_SECONDS + (TOKENS - 1) * STEP_SECONDS)
 
 

@@ -1,7 +1,9 @@
 """What Ray Train costs beside torch's elastic agent (torchrun), and how soon training goes on after a killed worker.
 
 Overhead: the same pretraining (10 M parameters, two workers of one thread, a checkpoint every ten steps) under both, in
-turn; seconds per step are read off the log from outside, so that checkpoints and reports count. Recovery: a worker of
+turn; seconds per step are read off the log from outside, so that checkpoints and reports count. Two such workers fill
+two cores, so what Ray's own processes take of a core is part of it; one worker alone, which leaves them a core, is
+measured beside it. Recovery: a worker of
 Ray Train is killed with -9 half way between two checkpoints; measured is the time until the next optimizer step is
 done, which repeats one that was lost, and beside it the time until a step that had not been done before.
 """
@@ -28,7 +30,7 @@ ROUNDS, STEPS, WARM, KILLS = 2, 40, 10, 3
 
 
 @contextmanager
-def training(folder: Path, name: str, launcher: str, steps: int) -> Iterator[subprocess.Popen]:
+def training(folder: Path, name: str, launcher: str, steps: int, workers: int = 2) -> Iterator[subprocess.Popen]:
     """`raymill train pretrain` in a process of its own."""
     settings = {
         "output": str(folder / name),
@@ -42,6 +44,7 @@ def training(folder: Path, name: str, launcher: str, steps: int) -> Iterator[sub
         "checkpoint_every": 10,
         "validation_tokens": 2048,
         "launcher": launcher,
+        "workers": workers,
         "threads": 1,
     }
     (folder / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
@@ -65,8 +68,8 @@ def step_reached(directory: Path, process: subprocess.Popen, step: int) -> float
     return time.perf_counter()
 
 
-def seconds_per_step(folder: Path, name: str, launcher: str) -> float:
-    with training(folder, name, launcher, STEPS) as process:
+def seconds_per_step(folder: Path, name: str, launcher: str, workers: int) -> float:
+    with training(folder, name, launcher, STEPS, workers) as process:
         began = step_reached(folder / name, process, WARM)
         return (step_reached(folder / name, process, STEPS) - began) / (STEPS - WARM)
 
@@ -98,15 +101,23 @@ def next_step(directory: Path, process: subprocess.Popen, last: int) -> float:
     return step_reached(directory, process, rows[-1]["step"] + 1)
 
 
-def overhead(folder: Path) -> None:
+def beside(folder: Path, workers: int) -> tuple[list[float], list[float]]:
+    """Seconds per step under Ray Train and under torchrun, in each round."""
     ray, torchrun = [], []
     for number in range(ROUNDS):
-        torchrun.append(seconds_per_step(folder, f"torchrun-{number}", "torchrun"))
-        ray.append(seconds_per_step(folder, f"ray-{number}", "ray"))
-        print(f"round {number}: Ray Train {ray[-1]:.3f}, torchrun {torchrun[-1]:.3f} s per step")
+        torchrun.append(seconds_per_step(folder, f"torchrun-{workers}-{number}", "torchrun", workers))
+        ray.append(seconds_per_step(folder, f"ray-{workers}-{number}", "ray", workers))
+        print(f"{workers} workers, round {number}: Ray Train {ray[-1]:.3f}, torchrun {torchrun[-1]:.3f} s per step")
+    return ray, torchrun
+
+
+def overhead(folder: Path) -> None:
+    ray, torchrun = beside(folder, 2)
     over = [one / other - 1 for one, other in zip(ray, torchrun, strict=True)]
     middle = statistics.median
-    harness.write("train.ray_overhead", middle(over), middle(ray), middle(torchrun), over, unit="seconds per step")
+    spare = middle(one / other - 1 for one, other in zip(*beside(folder, 1), strict=True))
+    more = {"unit": "seconds per step", "with_a_core_to_spare": spare}
+    harness.write("train.ray_overhead", middle(over), middle(ray), middle(torchrun), over, **more)
 
 
 def recovery(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
 from tests.training.test_stages import pretrain_config
 from tests.training.test_state import TIMES
-from training import metrics, pretrain, saved_steps
+from training import launch, metrics, pretrain, saved_steps
 
 STEPS = 20
 
@@ -141,6 +141,23 @@ def test_the_command_trains_without_ray(tokens, tmp_path, raymill):
     found = raymill("train", "pretrain", "pretrain.yaml", env=os.environ | {"PYTHONPATH": path})
     assert found.returncode == 0, found.stderr
     assert len(metrics.read(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_what_trains_under_ray_leaves_the_niceness_of_its_helpers_where_it_may(monkeypatch, tmp_path, permitted):
+    asked, joined = [], []
+
+    def setpriority(which, who, niceness):
+        asked.append((which, who, niceness))
+        if not permitted:
+            raise PermissionError
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "setpriority", setpriority)
+    monkeypatch.setattr(launch, "_join", lambda job, *_: joined.append(job))
+    job = launch.Job("training.pretrain", {}, str(tmp_path), str(tmp_path))
+    launch._ray_trainer(print, vars(job), "tcp://127.0.0.1:1", 1, 0, 1)
+    assert (asked, joined) == ([(os.PRIO_PROCESS, 0, 0)], [job])
 
 
 def test_more_workers_at_least_than_at_most_are_refused(tmp_path, tokens):
