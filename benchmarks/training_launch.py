@@ -3,9 +3,9 @@
 Overhead: the same pretraining (10 M parameters, two workers of one thread, a checkpoint every ten steps) under both, in
 turn; seconds per step are read off the log from outside, so that checkpoints and reports count. Two such workers fill
 two cores, so what Ray's own processes take of a core is part of it; one worker alone, which leaves them a core, is
-measured beside it. Recovery: a worker of
-Ray Train is killed with -9 half way between two checkpoints; measured is the time until the next optimizer step is
-done, which repeats one that was lost, and beside it the time until a step that had not been done before.
+measured beside it. Recovery: a worker of Ray Train is killed with -9 half way between two checkpoints; measured is the
+time until the next optimizer step is done, which repeats one that was lost, and beside it the time until a step that
+had not been done before.
 """
 
 import json

@@ -143,8 +143,10 @@ def test_the_command_trains_without_ray(tokens, tmp_path, raymill):
     assert len(metrics.read(tmp_path / "run")) == 2
 
 
-@pytest.mark.parametrize("permitted", [True, False])
-def test_what_trains_under_ray_leaves_the_niceness_of_its_helpers_where_it_may(monkeypatch, tmp_path, permitted):
+@pytest.mark.parametrize(("permitted", "chosen"), [(True, False), (False, False), (True, True)])
+def test_what_trains_under_ray_leaves_the_niceness_of_its_helpers_where_it_may(
+    monkeypatch, tmp_path, permitted, chosen
+):
     asked, joined = [], []
 
     def setpriority(which, who, niceness):
@@ -153,11 +155,14 @@ def test_what_trains_under_ray_leaves_the_niceness_of_its_helpers_where_it_may(m
             raise PermissionError
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    if chosen:
+        monkeypatch.setenv("RAY_worker_niceness", "19")
     monkeypatch.setattr(os, "setpriority", setpriority)
     monkeypatch.setattr(launch, "_join", lambda job, *_: joined.append(job))
     job = launch.Job("training.pretrain", {}, str(tmp_path), str(tmp_path))
     launch._ray_trainer(print, vars(job), "tcp://127.0.0.1:1", 1, 0, 1)
-    assert (asked, joined) == ([(os.PRIO_PROCESS, 0, 0)], [job])
+    assert (asked, joined) == ([] if chosen else [(os.PRIO_PROCESS, 0, 0)], [job])
 
 
 def test_more_workers_at_least_than_at_most_are_refused(tmp_path, tokens):
