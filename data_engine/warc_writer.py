@@ -4,7 +4,7 @@ import io
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from warcio.statusandheaders import StatusAndHeaders
@@ -59,7 +59,7 @@ class WarcSegments:
             "response",
             payload=io.BytesIO(answer.body),
             length=len(answer.body),
-            http_headers=StatusAndHeaders(
+            http_headers=_AsReceived(
                 f"{answer.status} {answer.phrase}", _stored_headers(answer), protocol=answer.protocol
             ),
             warc_headers_dict=dict(named),
@@ -69,7 +69,7 @@ class WarcSegments:
         request = writer.create_warc_record(
             answer.url,
             "request",
-            http_headers=StatusAndHeaders(f"GET {target} HTTP/1.1", answer.request_headers, is_http_request=True),
+            http_headers=_AsReceived(f"GET {target} HTTP/1.1", answer.request_headers, is_http_request=True),
             warc_headers_dict={
                 **named,
                 "WARC-Concurrent-To": response.rec_headers.get_header("WARC-Record-ID"),
@@ -120,6 +120,17 @@ class WarcSegments:
         writer = WARCWriter(file, gzip=True, warc_version="WARC/1.1")
         writer.write_record(writer.create_warcinfo_record(self._name, info))
         self._sizes[self._name] = file.tell()
+
+
+class _AsReceived(StatusAndHeaders):
+    """Status line and headers in the bytes that came.
+
+    warcio percent-encodes values that are not ASCII, and fails where a reason phrase or a parameter's name is not.
+    """
+
+    def to_ascii_bytes(self, filter_func: Any = None) -> bytes:
+        """What warcio writes: every character is the byte that `fetch` made it from."""
+        return self.to_bytes(filter_func, "latin-1")
 
 
 def _stored_headers(answer: Answer) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import io
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 from warcio.checker import Checker
@@ -16,6 +16,7 @@ from data_engine.fetch import Answer
 from data_engine.warc_writer import WarcSegments
 
 values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20)
+"""As `fetch` has them, a character for each byte."""
 headers = st.lists(
     st.tuples(st.sampled_from(["Content-Type", "X-Odd", "Content-Length", "Transfer-Encoding", "Set-Cookie"]), values),
     max_size=5,
@@ -43,23 +44,29 @@ def segments(folder, committed=None, size=10**9):
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.binary(max_size=300), headers), min_size=1, max_size=4))
+@given(st.lists(st.tuples(st.binary(max_size=300), headers, values), min_size=1, max_size=4))
+@example([(b"", [("Content-Type", ";\x80=0")], "Tr\xe8s bien")])
 def test_any_body_and_any_headers_come_back(tmp_path_factory, exchanges):
     folder = tmp_path_factory.mktemp("warc")
     writer = segments(folder)
-    places = [writer.write(answer(body, f"http://example.org/{n}", given)) for n, (body, given) in enumerate(exchanges)]
+    places = [
+        writer.write(answer(body, f"http://example.org/{n}", had, phrase=phrase))
+        for n, (body, had, phrase) in enumerate(exchanges)
+    ]
     writer.sync()
     writer.close()
     path = folder / "segment-00000.warc.gz"
     responses = [(r, body) for r, body in records(path) if r.rec_type == "response"]
-    assert [body for _, body in responses] == [body for body, _ in exchanges]
+    assert [body for _, body in responses] == [body for body, *_ in exchanges]
     assert valid(path)
     raw = path.read_bytes()
-    for place, (body, _) in zip(places, exchanges, strict=True):
+    for place, (body, had, phrase) in zip(places, exchanges, strict=True):
         member = gzip.decompress(raw[place.offset : place.offset + place.length])
         [record] = list(ArchiveIterator(io.BytesIO(member)))
         assert record.rec_headers.get_header("WARC-Payload-Digest") == place.payload_digest
         assert member.endswith(body + b"\r\n\r\n")
+        assert f"HTTP/1.1 200 {phrase}\r\n".encode("latin-1") in member
+        assert all(f"{name}: {value}\r\n".encode("latin-1") in member for name, value in had)
 
 
 def test_headers_describe_the_stored_payload_and_keep_the_transfer_aside(tmp_path):
