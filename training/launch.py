@@ -29,6 +29,7 @@ from training.feedback import Follower
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
     from training.trainer import TrainConfig
     from training.world import World
@@ -191,19 +192,31 @@ def _torchrun_entry(file: str, threads: int) -> None:
     if _is_hopeless(job):
         return
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    _join(job, "env://", threads, rank, size, local, lambda step, facts: None)
+    _join(job, _agents_store(), threads, rank, size, local, lambda step, facts: None)
+
+
+def _agents_store() -> "Store":
+    """Where this start of the workers meets: the agent's store, with keys of its own.
+
+    The agent keeps one store for all starts (torch 2.13; pytorch#135712). A worker that was restarted would find the
+    address of its peer's dead predecessor there and, as gloo has it, both would wait for the other to call.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    address, port, start = (os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"))
+    return PrefixStore(f"start-{start}", TCPStore(address, int(port), is_master=False))
 
 
 def _join(
     job: Job,
-    address: str,
+    meeting: "str | Store",
     threads: int,
     rank: int,
     size: int,
     local: int,
     checkpointed: Callable[[int, dict[str, float]], None],
 ) -> None:
-    """Meet the other processes of the job at `address`, and do the work with them."""
+    """Meet the other processes of the job at an address or in a store, and do the work with them."""
     import torch
     import torch.distributed as dist
 
@@ -215,7 +228,8 @@ def _join(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = _BACKENDS if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
+    where: dict[str, Any] = {"init_method": meeting} if isinstance(meeting, str) else {"store": meeting}
+    dist.init_process_group(backend, rank=rank, world_size=size, **where)
     try:
         job.run(World(rank, size, device, checkpointed))
     finally:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 import cluster  # noqa: F401  # before Ray: it sets what `import ray` reads
 from tests.training.test_stages import pretrain_config
@@ -99,6 +100,18 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same_to_the_last_bit(
     assert files_of(run) == files_of(directory)
     assert results_of(found) == results_of(alone)
     assert len(saved_steps.steps(run)) == 2
+
+
+def test_workers_that_are_started_again_do_not_find_what_their_predecessors_left(monkeypatch):
+    """Their addresses, above all: who reads those waits for a process that is dead."""
+    agents = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(agents.port))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    launch._agents_store().set("address", "of the first")
+    assert launch._agents_store().check(["address"])
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not launch._agents_store().check(["address"])
 
 
 @pytest.mark.faults
