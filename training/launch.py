@@ -202,9 +202,11 @@ def _agents_store() -> "Store":
     address of its peer's dead predecessor there and, as gloo has it, both would wait for the other to call.
     """
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.constants import default_pg_timeout
 
     address, port, start = (os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"))
-    return PrefixStore(f"start-{start}", TCPStore(address, int(port), is_master=False))
+    store = TCPStore(address, int(port), is_master=False, timeout=default_pg_timeout)  # as env:// has it
+    return PrefixStore(f"start-{start}", store)
 
 
 def _join(

@@ -1,5 +1,6 @@
 """What a policy is: named rules, each a bound on one signal. The base class does all deciding and naming."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,7 +41,7 @@ class Rule:
         return self.at_most
 
 
-class Policy(Config):
+class Policy(Config, ABC):
     """A set of rules with their thresholds as fields."""
 
     name: ClassVar[str]
@@ -49,9 +50,9 @@ class Policy(Config):
 
     enabled: bool = Field(True, description="whether this policy judges at all")
 
+    @abstractmethod
     def rules(self) -> Iterator[Rule]:
         """The rules in the order in which they judge."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
